@@ -1,0 +1,38 @@
+# `make demo` and `make test` need only Python 3.11 or later: they set up .venv themselves.
+PYTHON ?= python3
+VENV ?= .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+RUN := $(VENV)/bin
+
+.PHONY: help setup demo test check fmt bench clean
+help:            ## print this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/: .*## / - /; s/:  *## / - /'
+
+setup: $(VENV)/.ready ## make the environment in .venv, with all extras
+
+# torch comes first and alone, so that its version is settled before anything else asks for it.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[run,mlx,gemlite,dev]'
+	touch $@
+
+demo: setup      ## plan, convert, verify, inspect and diff a small model
+	rm -rf bonsai-demo
+	$(RUN)/bonsai-quant demo -o bonsai-demo
+
+test: setup      ## all tests: no network, no GPU
+	$(RUN)/python -m pytest -n auto --dist worksteal
+
+check: setup     ## lint, format and types
+	$(RUN)/ruff check . && $(RUN)/ruff format --check . && $(RUN)/mypy
+
+fmt: setup       ## format the code
+	$(RUN)/ruff check --fix . ; $(RUN)/ruff format .
+
+bench: setup     ## convert a full-size checkpoint and compare (needs 30 GB of disk, half an hour)
+	$(PIP) --editable '.[bench]'
+	$(RUN)/python tools/bench.py
+
+clean:           ## remove what the other targets made
+	rm -rf $(VENV) bonsai-demo build dist .bench

@@ -1,0 +1,19 @@
+"""bonsai-quant: full-precision FLUX.2 Klein to 1-bit and ternary packs, proved right.
+
+Every command of the command line is a function here with the same arguments.
+"""
+
+from .checks import Checks
+from .convert import convert
+from .demo import demo
+from .diff import diff
+from .doctor import doctor
+from .export import export
+from .inspect import inspect
+from .plan import plan
+from .verify import verify
+from .version import __version__
+
+__all__ = [
+    "Checks", "__version__", "convert", "demo", "diff", "doctor", "export", "inspect", "plan", "verify",
+]  # fmt: skip

@@ -1,0 +1,249 @@
+"""FLUX.2: Klein 4B, Klein 9B, dev, and any other size with the same names.
+
+One table lists each tensor under its diffusers name, its shape, the tensor of the original layout
+that holds it, and which rows of that. Sizes are read from the shapes themselves. The fused qkv of the
+original double blocks is split in three; the last norm's modulation is (shift, scale) there and
+(scale, shift) in diffusers, so its halves change places.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ..errors import BadInput, Unsupported
+from ..schema import Piece, StoredTensor, TensorSpec
+from .model import Model, ModelTensor, check_names, check_shape
+
+log = logging.getLogger(__name__)
+
+KNOWN = {
+    (5, 20, 3072, 7680): "flux2-klein-4b",
+    (8, 24, 4096, 12288): "flux2-klein-9b",
+    (8, 48, 6144, 15360): "flux2-dev",
+}
+"""(double blocks, single blocks, hidden, text width) -> name; other sizes are just `flux2`."""
+
+CLASS_NAME = "Flux2Transformer2DModel"
+WHOLE, SWAP = "whole", "swap halves"
+
+
+class Row(NamedTuple):
+    """name: diffusers.  shape: products of sizes, as text.  original: name there.  part: its rows."""
+
+    name: str
+    shape: str
+    original: str
+    part: str = WHOLE
+
+
+GLOBAL = (
+    Row("x_embedder", "h,i", "img_in"),
+    Row("context_embedder", "h,j", "txt_in"),
+    Row("time_guidance_embed.timestep_embedder.linear_1", "h,t", "time_in.in_layer"),
+    Row("time_guidance_embed.timestep_embedder.linear_2", "h,h", "time_in.out_layer"),
+    Row("double_stream_modulation_img.linear", "6h,h", "double_stream_modulation_img.lin"),
+    Row("double_stream_modulation_txt.linear", "6h,h", "double_stream_modulation_txt.lin"),
+    Row("single_stream_modulation.linear", "3h,h", "single_stream_modulation.lin"),
+    Row("norm_out.linear", "2h,h", "final_layer.adaLN_modulation.1", SWAP),
+    Row("proj_out", "o,h", "final_layer.linear"),
+)
+GUIDANCE = (
+    Row("time_guidance_embed.guidance_embedder.linear_1", "h,t", "guidance_in.in_layer"),
+    Row("time_guidance_embed.guidance_embedder.linear_2", "h,h", "guidance_in.out_layer"),
+)
+DOUBLE = (
+    Row("attn.to_q", "h,h", "img_attn.qkv", "0/3"),
+    Row("attn.to_k", "h,h", "img_attn.qkv", "1/3"),
+    Row("attn.to_v", "h,h", "img_attn.qkv", "2/3"),
+    Row("attn.add_q_proj", "h,h", "txt_attn.qkv", "0/3"),
+    Row("attn.add_k_proj", "h,h", "txt_attn.qkv", "1/3"),
+    Row("attn.add_v_proj", "h,h", "txt_attn.qkv", "2/3"),
+    Row("attn.to_out.0", "h,h", "img_attn.proj"),
+    Row("attn.to_add_out", "h,h", "txt_attn.proj"),
+    Row("attn.norm_q", "d", "img_attn.norm.query_norm"),
+    Row("attn.norm_k", "d", "img_attn.norm.key_norm"),
+    Row("attn.norm_added_q", "d", "txt_attn.norm.query_norm"),
+    Row("attn.norm_added_k", "d", "txt_attn.norm.key_norm"),
+    Row("ff.linear_in", "2m,h", "img_mlp.0"),
+    Row("ff.linear_out", "h,m", "img_mlp.2"),
+    Row("ff_context.linear_in", "2m,h", "txt_mlp.0"),
+    Row("ff_context.linear_out", "h,m", "txt_mlp.2"),
+)
+SINGLE = (
+    Row("attn.to_qkv_mlp_proj", "3h+2m,h", "linear1"),
+    Row("attn.to_out", "h,h+m", "linear2"),
+    Row("attn.norm_q", "d", "norm.query_norm"),
+    Row("attn.norm_k", "d", "norm.key_norm"),
+)
+BLOCKS = (("transformer_blocks", "double_blocks", DOUBLE),
+          ("single_transformer_blocks", "single_blocks", SINGLE))  # fmt: skip
+
+LAYOUT_MARKS = {"diffusers": ("transformer_blocks.", "x_embedder."),
+                "original": ("double_blocks.", "img_in.")}  # fmt: skip
+PREFIX = "model.diffusion_model."
+FLUX1_MARKS = ("double_blocks.0.img_mod.lin.weight", "transformer_blocks.0.norm1.linear.weight")
+
+
+def detect(tensors: Mapping[str, StoredTensor], place: str) -> Model | None:
+    """Recognise a FLUX.2 transformer in either layout; None when the names are of another family."""
+    tensors, prefixed = _without_prefix(tensors)
+    layouts = [k for k, marks in LAYOUT_MARKS.items() if any(n.startswith(marks) for n in tensors)]
+    if not layouts:
+        return None
+    if len(layouts) == 2:
+        raise BadInput("mixes diffusers names and original names", where=place,
+                       hint="give one layout only")  # fmt: skip
+    if mark := next((n for n in FLUX1_MARKS if n in tensors), ""):
+        raise Unsupported(f"is a FLUX.1 checkpoint (it has {mark}); expected FLUX.2", where=place,
+                          hint="use a FLUX.2 checkpoint, such as FLUX.2-klein-4B")  # fmt: skip
+    layout = layouts[0]
+    counts = tuple(_count(tensors, names[layout == "original"]) for names in BLOCKS)
+    sizes = _sizes(tensors, layout, place)
+    rows = list(_rows(counts, _guidance(tensors)))
+    check_names({_stored_name(r, layout) for r in rows}, tensors, place)
+    model = [_tensor(r, sizes, layout, tensors) for r in rows]
+    base = KNOWN.get((*counts, sizes["h"], sizes["j"]), "flux2")
+    reason = (f"{layout} names, {counts[0]} double and {counts[1]} single blocks, "
+              f"hidden {sizes['h']}, text {sizes['j']}")  # fmt: skip
+    if prefixed:
+        log.info("%s: the prefix %s was taken off %d names", place, PREFIX, prefixed)
+    model.sort(key=lambda t: t.name)
+    config = _config(counts, sizes, _guidance(tensors))
+    return Model(base, layout, config, tuple(model), reason)
+
+
+def dense_specs(
+    counts: tuple[int, int], sizes: Mapping[str, int], *, guidance: bool = False
+) -> tuple[list[TensorSpec], dict[str, Any]]:
+    """The bf16 tensors, in diffusers' layout, and the config of a model of these sizes.
+
+    counts: double and single blocks.  sizes: by letter, as in `_sizes`.
+    """
+    rows = _rows(counts, guidance)
+    specs = [TensorSpec(r.name, "BF16", _shape(r.shape, sizes)) for r in rows]
+    return specs, _config(counts, sizes, guidance)
+
+
+def _without_prefix(
+    tensors: Mapping[str, StoredTensor],
+) -> tuple[Mapping[str, StoredTensor], int]:
+    prefixed = [n for n in tensors if n.startswith(PREFIX)]
+    if not prefixed:
+        return tensors, 0
+    short = {n.removeprefix(PREFIX): t for n, t in tensors.items()}
+    if len(short) < len(tensors):
+        first = next(n for n in prefixed if n.removeprefix(PREFIX) in tensors)
+        raise BadInput(f"holds {first} both with and without its prefix",
+                       where=str(tensors[first].path), hint="give one layout only")  # fmt: skip
+    return short, len(prefixed)
+
+
+def _count(tensors: Mapping[str, StoredTensor], prefix: str) -> int:
+    found = {int(m[1]) for n in tensors if (m := re.match(rf"{prefix}\.(\d{{1,4}})\.", n))}
+    return max(found, default=-1) + 1
+
+
+def _guidance(tensors: Mapping[str, StoredTensor]) -> bool:
+    return any("guidance_embedder." in n or n.startswith("guidance_in.") for n in tensors)
+
+
+def _rows(counts: tuple[int, ...], guidance: bool) -> Iterator[Row]:
+    """Every tensor of a model with so many blocks, under full names."""
+    yield from (r._replace(name=f"{r.name}.weight", original=f"{r.original}.weight")
+                for r in GLOBAL + (GUIDANCE if guidance else ()))  # fmt: skip
+    for (ours, theirs, block), n in zip(BLOCKS, counts, strict=True):
+        for i in range(n):
+            for r in block:
+                kind = "scale" if r.shape == "d" else "weight"
+                yield r._replace(name=f"{ours}.{i}.{r.name}.weight",
+                                 original=f"{theirs}.{i}.{r.original}.{kind}")  # fmt: skip
+
+
+def _stored_name(row: Row, layout: str) -> str:
+    return row.name if layout == "diffusers" else row.original
+
+
+def _sizes(tensors: Mapping[str, StoredTensor], layout: str, place: str) -> dict[str, int]:
+    """Sizes from the shapes: h hidden, i in, o out, j text, t time, d head, m MLP."""
+    def axis(ours: str, theirs: str, rank: int, which: int) -> int:
+        name = ours if layout == "diffusers" else theirs
+        if name not in tensors:
+            raise BadInput(f"lacks the tensor {name}", where=place,
+                           hint="fetch the checkpoint again")  # fmt: skip
+        shape = tensors[name].spec.shape
+        if len(shape) != rank:
+            raise BadInput(f"has shape {list(shape)}, expected {rank} axes",
+                           where=(tensors[name].path, f"tensor {name}"),
+                           hint="fetch the checkpoint again")  # fmt: skip
+        return shape[which]
+
+    time = ("time_guidance_embed.timestep_embedder.linear_1.weight", "time_in.in_layer.weight")
+    norm = ("transformer_blocks.0.attn.norm_q.weight",
+            "double_blocks.0.img_attn.norm.query_norm.scale")  # fmt: skip
+    down = ("transformer_blocks.0.ff.linear_out.weight", "double_blocks.0.img_mlp.2.weight")
+    return {
+        "h": axis("x_embedder.weight", "img_in.weight", 2, 0),
+        "i": axis("x_embedder.weight", "img_in.weight", 2, 1),
+        "j": axis("context_embedder.weight", "txt_in.weight", 2, 1),
+        "o": axis("proj_out.weight", "final_layer.linear.weight", 2, 0),
+        "t": axis(*time, 2, 1),
+        "d": axis(*norm, 1, 0),
+        "m": axis(*down, 2, 1),
+    }
+
+
+def _shape(text: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """'3h+2m,h' -> (3 * h + 2 * m, h)."""
+    return tuple(
+        sum(int(term[:-1] or 1) * sizes[term[-1]] for term in axis.split("+"))
+        for axis in text.split(",")
+    )
+
+
+def _tensor(
+    row: Row, sizes: Mapping[str, int], layout: str, tensors: Mapping[str, StoredTensor]
+) -> ModelTensor:
+    shape = _shape(row.shape, sizes)
+    stored = tensors[_stored_name(row, layout)]
+    n = shape[0]
+    if layout == "diffusers" or row.part == WHOLE:
+        check_shape(stored, shape)
+        pieces: tuple[Piece, ...] = (Piece(stored, 0, n, 0),)
+    elif row.part == SWAP:
+        check_shape(stored, shape)
+        half = n // 2
+        pieces = (Piece(stored, 0, half, n - half), Piece(stored, half, n, 0))
+    else:
+        index, parts = map(int, row.part.split("/"))
+        check_shape(stored, (parts * n, *shape[1:]))
+        pieces = (Piece(stored, index * n, (index + 1) * n, 0),)
+    in_block = row.name.startswith(tuple(f"{b[0]}." for b in BLOCKS))
+    packable = in_block and len(shape) == 2
+    rule = "linears inside blocks are packed" if packable else (
+        "norms are kept" if in_block else "layers outside blocks are kept")  # fmt: skip
+    return ModelTensor(row.name, shape, packable, rule, pieces)
+
+
+def _config(counts: tuple[int, ...], sizes: Mapping[str, int], guidance: bool) -> dict[str, Any]:
+    """config.json of diffusers' class, as far as the shapes tell; the rest are the family's values."""
+    ratio = sizes["m"] / sizes["h"]
+    return {
+        "_class_name": CLASS_NAME,
+        "attention_head_dim": sizes["d"],
+        "axes_dims_rope": [32, 32, 32, 32],
+        "eps": 1e-06,
+        "guidance_embeds": guidance,
+        "in_channels": sizes["i"],
+        "joint_attention_dim": sizes["j"],
+        "mlp_ratio": ratio,
+        "num_attention_heads": sizes["h"] // max(sizes["d"], 1),
+        "num_layers": counts[0],
+        "num_single_layers": counts[1],
+        "out_channels": None if sizes["o"] == sizes["i"] else sizes["o"],
+        "patch_size": 1,
+        "rope_theta": 2000,
+        "timestep_guidance_channels": sizes["t"],
+    }

@@ -1,0 +1,230 @@
+"""The heart: for each planned tensor read -> solve -> measure -> write, then publish by one rename."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .checks import Checks
+from .errors import EnvironmentFault, OutputExists, UsageError
+from .layers import layers_csv
+from .manifest import Manifest, Provenance, measure, source_record
+from .packwriter import PackWriter
+from .plan import Plan, check_room, plan
+from .recipe import Recipe
+from .schema import DEFAULT_FORMATS, LayerStats, Progress, to_json
+from .settings import DEFAULT_SOURCE, default_out
+from .storage.journal import Journal
+from .storage.staging import Staging
+from .storage.writer import sums_from_json
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .assembly import Finished
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What a conversion made. manifests: by format.  layers: sorted by name."""
+
+    out: Path
+    manifests: dict[str, Manifest]
+    layers: tuple[LayerStats, ...]
+
+
+@dataclass(slots=True)
+class _Run:
+    """The state of one conversion: its writers, its journal, and what is finished."""
+
+    writers: dict[str, PackWriter]
+    journal: Journal
+    stats: dict[str, LayerStats] = field(default_factory=dict)
+    resumed: dict[str, str] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, finished: Finished) -> None:
+        """Write a solved tensor in every format, then note it in the journal."""
+        tensor = finished.planned.tensor
+        if finished.stats is None:
+            self._check_resumed(finished)
+            return
+        sums = {}
+        for name, writer in self.writers.items():
+            if finished.layer is not None:
+                sums[name] = writer.packed(tensor, finished.layer)
+            elif finished.kept is not None:
+                sums[name] = writer.kept(tensor, finished.kept)
+        with self.lock:
+            self.stats[tensor.name] = finished.stats
+        plain = {f: {n: [s.xxh3, s.crc32] for n, s in p.items()} for f, p in sums.items()}
+        self.journal.add({"tensor": tensor.name, "source": finished.source_digest, "sums": plain,
+                          "stats": to_json(finished.stats)})  # fmt: skip
+
+    def _check_resumed(self, finished: Finished) -> None:
+        name = finished.planned.tensor.name
+        if self.resumed[name] != finished.source_digest:
+            raise OutputExists(f"the interrupted run read another {name} than the source now holds",
+                               hint="run without --resume to start again")  # fmt: skip
+
+
+def convert(
+    source: str = DEFAULT_SOURCE,
+    *,
+    mode: str | None = None,
+    out: str | Path | None = None,
+    formats: Sequence[str] | str = DEFAULT_FORMATS,
+    recipe: str | Path | Recipe | None = None,
+    solver: str | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    threads: int | None = None,
+    max_memory: int | None = None,
+    strict: bool = False,
+    checks: Checks = Checks(),
+    progress: Progress = lambda n_bytes, n_tensors: None,
+) -> Converted:
+    """Convert a source into OUT/<format>/ for every format; OUT appears whole or not at all.
+
+    The arguments are those of `plan.plan` and of the command line.  out: `./<name>-<mode>` when
+    None.  progress: called with the bytes read and tensors finished since its last call.
+    Raises the errors of `errors.py`; whatever fails, an existing OUT is as it was.
+    """
+    work = plan(source, mode=mode, recipe=recipe, solver=solver, formats=formats, revision=revision,
+                threads=threads, max_memory=max_memory, strict=strict)  # fmt: skip
+    target = Path(out) if out is not None else default_out(source, work.info.mode)
+    return write_packs(work, target, overwrite=overwrite, resume=resume, checks=checks,
+                       progress=progress)  # fmt: skip
+
+
+def write_packs(
+    plan: Plan,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    checks: Checks = Checks(),
+    progress: Progress = lambda n_bytes, n_tensors: None,
+) -> Converted:
+    """Carry out a plan. What an interruption or a full disk leaves is kept beside OUT for `resume`."""
+    from .pipeline import run
+
+    check_output(out, plan, overwrite=overwrite)
+    if not resume:
+        check_room(plan, out)
+    with Staging(out, resume=resume) as staging, _kept_for_resume(staging):
+        with _opened(plan, staging, resume) as state:
+            digests = run(plan, state.take, checks=checks, done=state.resumed, progress=progress)
+            stats = tuple(state.stats[name] for name in sorted(state.stats))
+            made = Provenance(plan.recipe, source_record(plan.source, digests), measure(stats),
+                              layers_csv(stats))  # fmt: skip
+            with ThreadPoolExecutor(plan.threads) as pool:  # reading back and hashing, in parallel
+                finished = pool.map(lambda w: w.finish(made), state.writers.values())
+                manifests = dict(zip(state.writers, finished, strict=True))
+        state.journal.remove()
+        staging.commit({f"{n}/{f.path}" for n, m in manifests.items() for f in m.files}
+                       | {f"{n}/manifest.json" for n in manifests}, overwrite=overwrite)  # fmt: skip
+    return Converted(out, manifests, stats)
+
+
+@contextlib.contextmanager
+def _opened(plan: Plan, staging: Staging, resume: bool) -> Iterator[_Run]:
+    journal = Journal(staging, _purpose(plan), resume=resume)
+    if resume and not journal.entries:
+        log.info("%s: nothing to resume; starting from the beginning", plan.source.place)
+    writers: dict[str, PackWriter] = {}
+    try:
+        for name in plan.formats:
+            writers[name] = PackWriter(staging, name, name, plan.info, resume=resume)
+        state = _Run(writers, journal)
+        _believe_what_is_true(plan, state)
+        yield state
+    finally:
+        for writer in writers.values():
+            writer.weights.close()
+        journal.close()
+
+
+def _purpose(plan: Plan) -> dict[str, Any]:
+    """What a journal is bound to. The source's bytes are compared tensor by tensor as they are read."""
+    return {
+        "files": [[f.name, f.size] for f in plan.source.files],
+        "formats": plan.formats,
+        "recipe": plan.recipe.model_dump(mode="json"),
+        "tensors": [to_json(t.tensor) for t in plan.tensors],
+        "version": __version__,
+    }
+
+
+def _believe_what_is_true(plan: Plan, state: _Run) -> None:
+    """Skip the journal's tensors whose bytes really are in every file."""
+    for planned in plan.tensors:
+        entry = state.journal.entries.get(planned.tensor.name)
+        if entry is None or not isinstance(entry.get("source"), str):
+            continue
+        stats = _stats_from_json(entry.get("stats"))
+        said = entry.get("sums")
+        if stats is None or not isinstance(said, dict) or set(said) != set(state.writers):
+            continue
+        sums = {f: sums_from_json(v) for f, v in said.items()}
+        if all(s is not None and state.writers[f].holds(planned.tensor, s) for f, s in sums.items()):
+            state.stats[planned.tensor.name] = stats
+            state.resumed[planned.tensor.name] = entry["source"]
+            state.journal.add(entry)
+
+
+def _stats_from_json(value: object) -> LayerStats | None:
+    try:
+        fields = dict(value)  # type: ignore[call-overload]
+        return LayerStats(**fields | {"shape": tuple(fields["shape"])})
+    except (TypeError, ValueError, KeyError):
+        return None
+
+
+@contextlib.contextmanager
+def _kept_for_resume(staging: Staging) -> Iterator[None]:
+    """Keep the staging folder after an interruption or a fault of the machine, not after bad input."""
+    try:
+        yield
+    except (KeyboardInterrupt, MemoryError, EnvironmentFault):
+        staging.keep = True
+        raise
+
+
+def check_output(out: Path, plan: Plan, *, overwrite: bool) -> None:
+    """Refuse an output that is there, or that would touch the source."""
+    target = Path(os.path.realpath(out))
+    inputs = [Path(os.path.realpath(p)) for p in
+              (plan.source.place, *(f.path for f in plan.source.files))]  # fmt: skip
+    for path in inputs:
+        if path.is_relative_to(target) or target.is_relative_to(path):
+            raise UsageError(f"the output {out} and the source {plan.source.place} overlap",
+                             hint="choose an output outside of the source with -o")  # fmt: skip
+    check_free(out, overwrite=overwrite)
+
+
+def check_free(out: Path, *, overwrite: bool) -> None:
+    """Refuse an existing output, unless it is a pack of this program and may be overwritten."""
+    from .pack import is_ours
+
+    if not os.path.lexists(out):
+        return
+    if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
+        if overwrite:
+            return
+        raise OutputExists("exists already (empty)", where=str(out), hint="remove it or use -o")
+    if not overwrite:
+        raise OutputExists("exists already", where=str(out),
+                           hint="choose another output with -o, or pass --overwrite")  # fmt: skip
+    if not is_ours(out):
+        raise OutputExists("is not a pack of this program, or holds other files too",
+                           where=str(out), hint="choose another output with -o")  # fmt: skip

@@ -1,0 +1,85 @@
+"""Which parts of the program work on this machine, and what to install for the others."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+MLX_NEEDED = (0, 32, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One part. works: True, False, or None when it cannot be told.  hint: what to install."""
+
+    part: str
+    works: bool | None
+    detail: str
+    hint: str = ""
+
+
+def doctor() -> tuple[Finding, ...]:
+    """Look at the installed packages and the machine; imports nothing heavy, opens no connection."""
+    return (
+        Finding("convert, export, verify (file, codes)", True, f"Python {platform.python_version()}"),
+        _mlx(),
+        _gemlite(),
+        _needs("checkpoints of diffusers' own class (tests, tools)", ("torch", "diffusers"), "run"),
+        _memory(),
+        _disk(),
+    )
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _needs(part: str, packages: tuple[str, ...], extra: str) -> Finding:
+    found = {p: _installed(p) for p in packages}
+    missing = [p for p, v in found.items() if v is None]
+    if missing:
+        return Finding(part, False, f"{', '.join(missing)} not installed",
+                       f"pip install 'bonsai-quant[{extra}]'")  # fmt: skip
+    return Finding(part, True, ", ".join(f"{p} {v}" for p, v in found.items()))
+
+
+def _mlx() -> Finding:
+    finding = _needs("verify --level kernel on mlx packs", ("mlx",), "mlx")
+    if not finding.works:
+        return finding
+    numbers = tuple(int(n) for n in (_installed("mlx") or "0").split(".")[:3] if n.isdecimal())
+    if numbers < MLX_NEEDED:
+        return Finding(finding.part, False, f"{finding.detail}: aborts on 1-bit packs",
+                       "pip install 'mlx>=0.32.4'")  # fmt: skip
+    return finding
+
+
+def _gemlite() -> Finding:
+    finding = _needs("verify --level kernel on gemlite packs", ("torch", "triton", "gemlite"),
+                     "gemlite")  # fmt: skip
+    if not finding.works:
+        return finding
+    gpu = Path("/proc/driver/nvidia/version").exists()
+    how = "on the GPU" if gpu else "no NVIDIA driver: under Triton's interpreter, slowly"
+    return Finding(finding.part, True, f"{finding.detail}; {how}")
+
+
+def _memory() -> Finding:
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return Finding("memory", None, "not known here")
+    return Finding("memory", total > 2 << 30, f"{total / 1e9:.1f} GB; Klein 4B needs 1 GB")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(".").free
+    return Finding("disk", free > 5_000_000_000, f"{free / 1e9:.1f} GB free here; the three packs of "
+                   "Klein 4B take 4.2 GB")  # fmt: skip

@@ -1,0 +1,108 @@
+"""Another format from a pack in any format: nothing is solved or rounded, no source is needed."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from . import manifest as manifests
+from .errors import BadInput, EnvironmentFault, UsageError, VerificationFailed
+from .pack import Pack, find_packs, open_pack
+from .packwriter import PackWriter
+from .plan import SLACK_BYTES, check_formats, planned_files
+from .recipe import Recipe
+from .schema import PackTensor, Progress
+from .settings import choose_threads
+from .storage import fs
+from .storage.staging import Staging, check_writable, free_bytes
+
+
+def export(
+    pack: str | Path,
+    *,
+    format: str,
+    out: str | Path,
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress = lambda n_bytes, n_tensors: None,
+) -> manifests.Manifest:
+    """Write the pack at `pack` in another format; OUT is that format's folder itself.
+
+    pack: a pack's folder, or what `convert` wrote (the first format in it is read).
+    """
+    from .convert import check_free
+
+    (name,) = check_formats([format])
+    workers, _ = choose_threads(threads)
+    source, target = the_pack(Path(pack)), Path(out)
+    check_free(target, overwrite=overwrite)
+    check_files(source)
+    _check_apart(source.folder, target)
+    _check_room(source, name, target)
+    with Staging(target) as staging:
+        writer = PackWriter(staging, "", name, source.info, resume=False)
+        try:
+            _copy(source, writer, workers, progress)
+            manifest = writer.finish(_provenance(source))
+        finally:
+            writer.weights.close()
+        staging.commit({f.path for f in manifest.files} | {manifests.NAME}, overwrite=overwrite)
+    return manifest
+
+
+def the_pack(path: Path) -> Pack:
+    """The pack at `path`, or the first of those that a conversion put there."""
+    folders = find_packs(path)
+    if not folders:
+        raise BadInput("holds no pack", where=str(path),
+                       hint="give a folder made by `bonsai-quant convert`")  # fmt: skip
+    return open_pack(folders[0])
+
+
+def _check_apart(folder: Path, out: Path) -> None:
+    here, there = folder.resolve(), out.resolve()
+    if here == there or there.is_relative_to(here) or here.is_relative_to(there):
+        raise UsageError(f"the output {out} and the pack {folder} overlap",
+                         hint="choose an output outside of the pack with -o")  # fmt: skip
+
+
+def _check_room(pack: Pack, name: str, out: Path) -> None:
+    check_writable(out)
+    need = sum(f.size for f in planned_files(pack.info, [name])) + SLACK_BYTES
+    have = free_bytes(out.parent)
+    if need > have:
+        raise EnvironmentFault(f"needs {need} bytes, {have} are free", where=str(out),
+                               hint="free some space, or choose another disk with -o")  # fmt: skip
+
+
+def _copy(pack: Pack, writer: PackWriter, threads: int, progress: Progress) -> None:
+    def one(tensor: PackTensor) -> None:
+        if tensor.packed:
+            writer.packed(tensor, pack.layer(tensor))
+        else:
+            writer.kept(tensor, pack.kept(tensor))
+        progress(tensor.size, 1)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(one, pack.info.tensors):
+            pass
+
+
+def check_files(pack: Pack) -> None:
+    """Refuse a pack whose files are not those of its manifest: a copy would hide the damage."""
+    from .verify import wrong_files
+
+    if pack.manifest and (problems := wrong_files(pack.folder, pack.manifest)):
+        raise VerificationFailed(problems[0], where=str(pack.folder), hint="convert again")
+
+
+def _provenance(pack: Pack) -> manifests.Provenance:
+    """What the pack says of its own making; unknown for packs of other programs."""
+    said = pack.manifest
+    if said is None:
+        recipe = Recipe(description="unknown: not made by this program", mode=pack.info.mode)
+        source = manifests.SourceRecord(id=None, revision=None, layout="unknown", files=[])
+        return manifests.Provenance(recipe, source, None, None)
+    csv = pack.folder / "layers.csv"
+    return manifests.Provenance(Recipe.model_validate(said.recipe), said.source, said.measured,
+                                fs.read_small(csv) if csv.is_file() else None)  # fmt: skip

@@ -1,0 +1,77 @@
+"""Dense bf16 weights in diffusers' layout: what any FLUX.2 tool loads, and `convert` packs again.
+
+Each weight is s * t, exact in bf16. A group of zeros has no scale of its own left; it reads back with
+the smallest one, which is what a conversion gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..schema import GROUP, Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
+from ..storage.layout import Layout, safetensors_layout
+from . import format as base
+
+ROWS = 1024
+"""Rows decoded at a time: a layer of 28k rows would take 340 MB in float32."""
+
+
+class UnpackedFormat:
+    """`transformer/diffusion_pytorch_model.safetensors`."""
+
+    name = "unpacked"
+    kept_dtype = "BF16"
+
+    def weights_path(self, mode: Mode) -> str:
+        """Path of the weight file inside the pack's folder."""
+        return "transformer/diffusion_pytorch_model.safetensors"
+
+    def parts(self, tensor: PackTensor, bits: int) -> list[TensorSpec]:
+        """`.weight`, as in the source."""
+        return [TensorSpec(tensor.name, "BF16", tensor.shape)]
+
+    def encode(self, layer: PackedLayer) -> list[np.ndarray]:
+        """s * t in bf16."""
+        from ..dense import weights
+
+        out = np.empty(layer.shape, np.uint16)
+        for r in range(0, layer.shape[0], ROWS):
+            out[r : r + ROWS] = base.bf16_bits(weights(layer, r, r + ROWS))
+        return [out]
+
+    def decode(
+        self, name: str, shape: tuple[int, int], bits: int, parts: Sequence[np.ndarray]
+    ) -> PackedLayer:
+        """Inverse of `encode`; refuses a group that is not one scale times -1, 0 or +1."""
+        from ..bits import pack
+
+        codes = np.empty((shape[0], shape[1] * bits // 8), np.uint8)
+        scales = np.empty((shape[0], shape[1] // GROUP), np.float32)
+        for r in range(0, shape[0], ROWS):
+            w = base.from_bf16(parts[0][r : r + ROWS]).reshape(-1, shape[1] // GROUP, GROUP)
+            s = np.abs(w).max(-1)
+            wrong = (np.abs(w) != s[..., None]) & ((w != 0) if bits == 2 else True)
+            if wrong.any():
+                row, group, j = (int(i) for i in np.argwhere(wrong)[0])
+                base.refuse(f"{name}.weight", f"row {r + row}, column {group * GROUP + j}",
+                            f"{w[row, group, j]:g} is not 0 or the group's scale")  # fmt: skip
+            levels = np.sign(w) + 1 if bits == 2 else w > 0
+            codes[r : r + ROWS] = pack(levels.astype(np.uint8).reshape(-1, shape[1]), bits)
+            scales[r : r + ROWS] = np.where(s == 0, np.float32(2.0**-14), s)
+        return PackedLayer(name, shape, bits, codes, base.canonical_scales(scales, f"{name}.weight"))
+
+    def dense(
+        self, layer: PackedLayer, parts: Sequence[np.ndarray], start: int, stop: int
+    ) -> np.ndarray:
+        """The stored numbers."""
+        return base.from_bf16(parts[0][start:stop])
+
+    def layout(self, info: PackInfo) -> Layout:
+        """One file, as diffusers' own writer names it."""
+        return safetensors_layout(base.all_specs(self, info), {"format": "pt"})
+
+    def sidecars(self, info: PackInfo) -> dict[str, bytes]:
+        """The transformer's config."""
+        return {"transformer/config.json": base.json_bytes(info.config)}

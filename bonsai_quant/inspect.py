@@ -1,0 +1,102 @@
+"""What is in a checkpoint or a pack of any format, from its headers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import BadInput, BonsaiError
+from .pack import Pack, find_packs, open_pack
+from .schema import TensorSpec
+from .source import read_source
+from .storage.safetensors import read_header
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """One thing that was found. kind: `pack`, `checkpoint` or `safetensors`.  facts: in order."""
+
+    path: Path
+    kind: str
+    facts: tuple[tuple[str, str], ...]
+    tensors: tuple[TensorSpec, ...]
+
+
+def inspect(path: str | Path) -> tuple[Inspection, ...]:
+    """Every pack at `path`, or the checkpoint, or the bare safetensors or .pt file, that is there."""
+    place = Path(path)
+    if not place.exists():
+        raise BadInput("no such file or folder", where=str(path), hint="check the path")
+    if folders := find_packs(place):
+        return tuple(_pack(open_pack(f)) for f in folders)
+    try:
+        return (_checkpoint(place),)
+    except BonsaiError:
+        if place.is_dir():
+            raise
+    return (_plain(place),)
+
+
+def _pack(pack: Pack) -> Inspection:
+    info, m = pack.info, pack.manifest
+    specs = tuple(sorted((t.spec for t in pack.stored.values()), key=lambda s: s.name))
+    facts = [
+        ("format", pack.format.name),
+        ("mode", info.mode),
+        ("base", info.base),
+        ("packed", f"{len(info.packed)} layers, {sum(t.size for t in info.packed)} weights"),
+        ("kept", f"{len(info.kept)} tensors, {sum(t.size for t in info.kept)} weights"),
+        ("tensor data", f"{sum(s.nbytes for s in specs)} bytes"),
+        ("weight file", f"{pack.path.stat().st_size} bytes"),
+    ]
+    if m is None:
+        facts.append(("manifest", "none of this program"))
+    else:
+        facts += [("bits per packed weight", f"{m.bits_per_weight:g}"),
+                  ("solver", str(m.recipe.get("solver"))),
+                  ("source", m.source.id or ", ".join(str(f["name"]) for f in m.source.files)),
+                  ("made by", f"{m.tool['name']} {m.tool['version']}")]  # fmt: skip
+    if m and m.measured:
+        facts.append(("relative error", f"{m.measured.relative_error:.4f}"))
+    return Inspection(pack.folder, "pack", tuple(facts), specs)
+
+
+def _checkpoint(path: Path) -> Inspection:
+    source = read_source(path)
+    specs = [p.stored.spec for t in source.model.tensors for p in t.pieces]
+    unique = {s.name: s for s in specs}
+    packable = [t for t in source.model.tensors if t.packable]
+    facts = (
+        ("base", source.model.base),
+        ("layout", source.model.layout),
+        ("detected because", source.model.reason),
+        ("files", f"{len(source.files)}, {sum(f.size for f in source.files)} bytes"),
+        ("can be packed", f"{len(packable)} layers"),
+        ("to be kept", f"{len(source.model.tensors) - len(packable)} tensors"),
+        ("dtypes", _dtypes(unique.values())),
+    )
+    return Inspection(path, "checkpoint", facts, tuple(unique[n] for n in sorted(unique)))
+
+
+def _plain(path: Path) -> Inspection:
+    """A file of another model: its tensors are listed, no more."""
+    if path.suffix == ".pt":
+        from .storage.torchzip_reader import read_index
+
+        stored, kind = read_index(path), "torch zip"
+    else:
+        stored, kind = read_header(path).tensors, "safetensors"
+    specs = tuple(sorted((t.spec for t in stored), key=lambda s: s.name))
+    facts = (
+        ("tensors", str(len(specs))),
+        ("tensor data", f"{sum(s.nbytes for s in specs)} bytes"),
+        ("dtypes", _dtypes(specs)),
+    )
+    return Inspection(path, kind, facts, specs)
+
+
+def _dtypes(specs: Iterable[TensorSpec]) -> str:
+    counts = Counter(s.dtype for s in specs)
+    return ", ".join(f"{n} {d}" for d, n in sorted(counts.items()))

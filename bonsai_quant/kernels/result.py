@@ -1,0 +1,40 @@
+"""What one kernel said about one layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as distribution_version
+from typing import Literal
+
+Status = Literal["passed", "failed", "not run"]
+
+
+@dataclass(frozen=True)
+class KernelCheck:
+    """One layer through one backend.
+
+    Every output element has its own limit, so `max_error` and `tolerance` are those of the element
+    nearest to its limit, or furthest past it: passed means max_error <= tolerance.
+    """
+
+    backend: str
+    version: str | None
+    layer: str
+    status: Status
+    max_error: float | None
+    tolerance: float | None
+    reason: str
+
+    @property
+    def passed(self) -> bool:
+        """Ran, and stayed within its own rounding."""
+        return self.status == "passed"
+
+
+def installed(distribution: str) -> str | None:
+    """Version of an installed distribution, found without importing it; None where it is absent."""
+    try:
+        return distribution_version(distribution)
+    except PackageNotFoundError:
+        return None

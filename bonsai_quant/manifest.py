@@ -1,0 +1,204 @@
+"""manifest.json: what a pack is, what it was made from, and every file of it with its hash."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from .errors import BadInput, Unsupported
+from .recipe import Recipe
+from .schema import GROUP, SCHEMA_VERSION, FileRecord, LayerStats, Mode, PackInfo
+from .source import Source
+from .storage import fs
+from .storage.safetensors import strict_json
+from .version import TOOL, __version__
+
+NAME = "manifest.json"
+MAX_FILES = 10_000
+_STRICT = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class ManifestFile(pydantic.BaseModel):
+    """A file of the pack. remote_path is `path` again: existing clients look for that key."""
+
+    model_config = _STRICT
+    path: str
+    remote_path: str
+    size: int = pydantic.Field(ge=0)
+    sha256: str = pydantic.Field(pattern=r"^[0-9a-f]{64}$")
+
+    @pydantic.model_validator(mode="after")
+    def _plain_path(self) -> ManifestFile:
+        parts = self.path.split("/")
+        plain = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+        if len(parts) > 8 or not all(plain.fullmatch(p) for p in parts):
+            raise ValueError(f"{self.path!r} is not a plain relative path")
+        if self.remote_path != self.path:
+            raise ValueError("remote_path differs from path")
+        return self
+
+
+class SourceRecord(pydantic.BaseModel):
+    """What the pack was made from. id and revision: on the Hub; None for local files."""
+
+    model_config = _STRICT
+    id: str | None
+    revision: str | None
+    layout: str
+    files: list[dict[str, Any]]
+
+
+class Counts(pydantic.BaseModel):
+    """Numbers of tensors, weights and groups, and of values that the format could not hold."""
+
+    model_config = _STRICT
+    packed: int
+    kept: int
+    packed_weights: int
+    kept_weights: int
+    groups: int
+
+
+class Measured(pydantic.BaseModel):
+    """What rounding did. Weights of all packed layers are taken as one vector.
+
+    relative_error: ||w - s t|| / ||w||.  groups_below_grid: whose best scale was too small.
+    kept_inexact: kept values that had to be rounded.  lossless: nothing changed at all.
+    """
+
+    model_config = _STRICT
+    relative_error: float
+    groups_below_grid: int
+    kept_inexact: int
+    lossless: bool
+
+
+class Manifest(pydantic.BaseModel):
+    """manifest.json, schema version 1."""
+
+    model_config = _STRICT
+    schema_version: Literal[1]
+    tool: dict[str, str]
+    format: str
+    base: str
+    mode: Mode
+    group_size: Literal[128]
+    recipe: dict[str, Any]
+    source: SourceRecord
+    counts: Counts
+    bits_per_weight: float
+    measured: Measured | None
+    files: list[ManifestFile] = pydantic.Field(max_length=MAX_FILES)
+
+
+def bits_per_weight(format_name: str, info: PackInfo) -> float:
+    """Stored bits per packed weight, scales included, kept tensors not."""
+    from .formats import FORMATS
+
+    parts = [p for t in info.packed for p in FORMATS[format_name].parts(t, info.bits)]
+    weights = sum(t.size for t in info.packed)
+    return round(8 * sum(p.nbytes for p in parts) / weights, 6) if weights else 0.0
+
+
+def build_manifest(
+    format_name: str,
+    info: PackInfo,
+    made: Provenance,
+    files: Sequence[FileRecord],
+) -> Manifest:
+    """The manifest of one format folder, without times or machine names."""
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        tool={"name": TOOL, "version": __version__},
+        format=format_name,
+        base=info.base,
+        mode=info.mode,
+        group_size=GROUP,
+        recipe=made.recipe.model_dump(mode="json"),
+        source=made.source,
+        counts=Counts(
+            packed=len(info.packed),
+            kept=len(info.kept),
+            packed_weights=sum(t.size for t in info.packed),
+            kept_weights=sum(t.size for t in info.kept),
+            groups=sum(t.size for t in info.packed) // GROUP,
+        ),
+        bits_per_weight=bits_per_weight(format_name, info),
+        measured=made.measured,
+        files=[ManifestFile(path=f.path, remote_path=f.path, size=f.size, sha256=f.sha256)
+               for f in sorted(files, key=lambda f: f.path)],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """How a pack came to be. measured and layers_csv: None when another program made it."""
+
+    recipe: Recipe
+    source: SourceRecord
+    measured: Measured | None
+    layers_csv: bytes | None
+
+
+def measure(stats: Sequence[LayerStats]) -> Measured:
+    """Sum the layers' measurements up."""
+    packed = [s for s in stats if s.action != "keep"]
+    total = math.fsum(s.energy for s in packed)
+    error = math.fsum((s.relative_error or 0.0) ** 2 * s.energy for s in packed)
+    inexact = sum(s.inexact for s in stats)
+    return Measured(
+        relative_error=round(math.sqrt(error / total), 9) if total else 0.0,
+        groups_below_grid=sum(s.groups_below_grid for s in stats),
+        kept_inexact=inexact,
+        lossless=error == 0 and inexact == 0,
+    )
+
+
+def source_record(source: Source, digests: dict[str, str]) -> SourceRecord:
+    """digests: sha256 of every file read, by name."""
+    files = [{"name": f.name, "size": f.size, "sha256": digests[f.name]} for f in source.files]
+    return SourceRecord(id=source.hub_id, revision=source.revision, layout=source.model.layout,
+                        files=files)  # fmt: skip
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a pack's folder, read strictly."""
+    path = folder / NAME
+    if not path.exists():
+        raise BadInput("has no manifest.json: not a complete pack of this program",
+                       where=str(folder), hint="convert again, or see `inspect`")  # fmt: skip
+    try:
+        data = strict_json(fs.read_small(path))
+        if isinstance(data, dict) and data.get("schema_version", 1) != SCHEMA_VERSION:
+            raise Unsupported(f"has schema version {data['schema_version']}; this version reads "
+                              f"{SCHEMA_VERSION}", where=str(path), hint="upgrade bonsai-quant")  # fmt: skip
+        manifest = Manifest.model_validate(data)
+    except pydantic.ValidationError as e:
+        problem = e.errors()[0]
+        key = ".".join(str(p) for p in problem["loc"])
+        raise BadInput(f"{key}: {problem['msg']}", where=str(path), hint="convert again") from e
+    except ValueError as e:
+        raise BadInput(f"is not JSON: {e}", where=str(path), hint="convert again") from e
+    paths = [f.path for f in manifest.files]
+    if len(set(paths)) != len(paths):
+        raise BadInput("lists a file twice", where=str(path), hint="convert again")
+    return manifest
+
+
+def is_foreign_manifest(folder: Path) -> bool:
+    """A manifest.json is there, but another program wrote it."""
+    path = folder / NAME
+    if not path.is_file():
+        return False
+    try:
+        data = strict_json(fs.read_small(path))
+    except (ValueError, BadInput):
+        return False
+    tool = data.get("tool") if isinstance(data, dict) else None
+    return not (isinstance(tool, dict) and tool.get("name") == TOOL)

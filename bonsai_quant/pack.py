@@ -1,0 +1,257 @@
+"""Reading a pack back, in any format, ours or published by others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .bases import detect
+from .errors import BadInput, BonsaiError, Unsupported, VerificationFailed
+from .formats import FORMATS, Format
+from .formats.format import decode_kept, kept_spec
+from .manifest import NAME as MANIFEST
+from .manifest import Manifest, is_foreign_manifest, read_manifest
+from .schema import (
+    GROUP,
+    NUMPY_DTYPE,
+    FORMAT_NAMES,
+    Mode,
+    PackedLayer,
+    PackInfo,
+    PackTensor,
+    StoredTensor,
+    TensorSpec,
+)
+from .storage import fs
+from .storage.safetensors import read_header, strict_json
+
+MODES: tuple[Mode, ...] = ("ternary", "binary")
+MARKS = {"bonsai": ".codes", "mlx": ".scales", "gemlite": ".W_q"}
+"""The stored tensor that each packed layer has exactly one of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """An opened pack. stored: name -> where its bytes are. manifest: None in packs of others."""
+
+    folder: Path
+    format: Format
+    info: PackInfo
+    stored: Mapping[str, StoredTensor]
+    manifest: Manifest | None
+
+    def parts(self, tensor: PackTensor) -> list[np.ndarray]:
+        """The stored arrays of a packed layer, in the order of the format's `parts`."""
+        return [self._read(s.name) for s in self.format.parts(tensor, self.info.bits)]
+
+    def layer(self, tensor: PackTensor, parts: list[np.ndarray] | None = None) -> PackedLayer:
+        """A packed layer in canonical form; VerificationFailed at the first illegal value."""
+        out, n = tensor.shape
+        found = self.parts(tensor) if parts is None else parts
+        try:
+            return self.format.decode(tensor.linear, (out, n), self.info.bits, found)
+        except VerificationFailed as e:
+            e.where = (self.path, *e.where)
+            raise
+
+    def kept(self, tensor: PackTensor) -> np.ndarray:
+        """A kept tensor as float16."""
+        try:
+            return decode_kept(self._read(tensor.name), self.format.kept_dtype, tensor.name)
+        except VerificationFailed as e:
+            e.where = (self.path, *e.where)
+            raise
+
+    @property
+    def path(self) -> Path:
+        """The weight file."""
+        return self.folder / self.format.weights_path(self.info.mode)
+
+    def _read(self, name: str) -> np.ndarray:
+        stored = self.stored[name]
+        fd, _ = fs.open_regular(stored.path)
+        try:
+            data = fs.pread(fd, stored.spec.nbytes, stored.offset, stored.path)
+        finally:
+            os.close(fd)
+        return np.frombuffer(data, NUMPY_DTYPE[stored.spec.dtype]).reshape(stored.spec.shape)
+
+
+def find_packs(path: Path) -> list[Path]:
+    """The pack folders at `path`: itself, or those that a conversion put into it."""
+    if weight_file(path):
+        return [path]
+    if not path.is_dir():
+        return []
+    return [path / n for n in FORMAT_NAMES if weight_file(path / n)]
+
+
+def weight_file(folder: Path) -> tuple[str, Mode, Path] | None:
+    """Format, mode and weight file of a pack's folder, from the files that are there."""
+    for name in FORMAT_NAMES:
+        if name == "unpacked" and not (folder / MANIFEST).exists():
+            continue  # a plain checkpoint looks the same
+        for mode in MODES:
+            path = folder / FORMATS[name].weights_path(mode)
+            if os.path.lexists(path):
+                return name, mode, path
+    return None
+
+
+def open_pack(folder: Path) -> Pack:
+    """Open a pack of any format; its weight file must hold exactly the tensors that it calls for."""
+    found = weight_file(folder)
+    if found is None:
+        raise BadInput("is not a pack", where=str(folder),
+                       hint=f"give a folder with {FORMATS['bonsai'].weights_path('ternary')}, or "
+                            "see `bonsai-quant inspect`")  # fmt: skip
+    name, mode, path = found
+    manifest = None if not (folder / MANIFEST).exists() or is_foreign_manifest(folder) \
+        else read_manifest(folder)  # fmt: skip
+    if manifest and manifest.format != name:
+        raise BadInput(f"holds a {name} pack, but its manifest says {manifest.format}",
+                       where=str(folder), hint="convert again")  # fmt: skip
+    fmt = FORMATS[name]
+    stored = _index(path)
+    mode, tensors = _inventory(name, mode, stored, manifest, path)
+    model = detect(_dense_view(tensors, path), str(path))
+    info = PackInfo(model.base, mode, _config(path.parent, dict(model.config)), tensors)
+    _check_specs(fmt, info, stored, path)
+    return Pack(folder, fmt, info, stored, manifest)
+
+
+def _index(path: Path) -> dict[str, StoredTensor]:
+    if path.suffix == ".pt":
+        from .storage.torchzip_reader import read_index
+
+        return {t.spec.name: t for t in read_index(path)}
+    return {t.spec.name: t for t in read_header(path).tensors}
+
+
+def _inventory(
+    name: str, mode: Mode, stored: Mapping[str, StoredTensor], manifest: Manifest | None, path: Path
+) -> tuple[Mode, tuple[PackTensor, ...]]:
+    """The model's tensors, and the mode that the width of the codes tells."""
+    shapes = {n: t.spec.shape for n, t in stored.items()}
+    if name == "unpacked":
+        return _unpacked_inventory(shapes, manifest, path)
+    linears = [n.removesuffix(MARKS[name]) for n in shapes if n.endswith(MARKS[name])]
+    if not linears:
+        raise BadInput("holds no packed layer", where=str(path), hint="convert again")
+    sizes = {n: _shape_of(name, n, shapes, path) for n in linears}
+    bits = {b for _, _, b in sizes.values()}
+    if len(bits) != 1 or not bits <= {1, 2}:
+        raise Unsupported(f"mixes code widths {sorted(bits)}", where=str(path),
+                          hint="one width per pack is supported")  # fmt: skip
+    mode = "ternary" if bits == {2} else "binary"
+    packed = [PackTensor(f"{n}.weight", (out, width), _action(n, mode, manifest))
+              for n, (out, width, _) in sizes.items()]  # fmt: skip
+    kept = [PackTensor(n, s, "keep") for n, s in shapes.items()
+            if n.endswith(".weight") and n.removesuffix(".weight") not in sizes]  # fmt: skip
+    return mode, tuple(sorted(packed + kept, key=lambda t: t.name))
+
+
+def _shape_of(
+    name: str, linear: str, shapes: Mapping[str, tuple[int, ...]], path: Path
+) -> tuple[int, int, int]:
+    """(out, in, bits) of a packed layer, from the shapes of its parts."""
+    codes = shapes.get(f"{linear}{'.weight' if name == 'mlx' else MARKS[name]}", ())
+    scales = shapes.get(f"{linear}.scales", ())
+    if len(codes) != 2 or len(scales) != 2:
+        raise BadInput("lacks codes or scales of two axes", hint="convert again",
+                       where=(path, f"tensor {linear}"))  # fmt: skip
+    if name == "gemlite":
+        codes, scales = codes[::-1], scales[::-1]
+    out, n = codes[0], scales[1] * GROUP
+    if name == "bonsai":
+        return out, n, 1 if codes[1] == n // 8 else 2
+    return out, n, codes[1] * (32 if name == "mlx" else 8) // max(n, 1)
+
+
+def _unpacked_inventory(
+    shapes: Mapping[str, tuple[int, ...]], manifest: Manifest | None, path: Path
+) -> tuple[Mode, tuple[PackTensor, ...]]:
+    from .recipe import Recipe, apply_overrides
+
+    if manifest is None:
+        raise Unsupported("is dense, and no manifest says in which mode", where=str(path),
+                          hint="use it as the SOURCE of `convert`")  # fmt: skip
+    dense = {n: StoredTensor(TensorSpec(n, "BF16", s), path, 0) for n, s in shapes.items()}
+    model = detect(dense, str(path))
+    packable = [t.name.removesuffix(".weight") for t in model.tensors if t.packable]
+    chosen = apply_overrides(Recipe.model_validate(manifest.recipe), packable)
+    tensors = [
+        PackTensor(t.name, t.shape, chosen.get(t.name.removesuffix(".weight"),
+                   (manifest.mode if t.packable else "keep", ""))[0]) for t in model.tensors
+    ]  # fmt: skip
+    return manifest.mode, tuple(tensors)
+
+
+def _action(linear: str, mode: Mode, manifest: Manifest | None) -> Mode:
+    """A binary layer in a ternary pack looks ternary; only the recipe tells."""
+    import fnmatch
+
+    action: Mode = mode
+    for rule in (manifest.recipe.get("layers", []) if manifest else []):
+        if fnmatch.fnmatch(linear, rule["match"]) and rule["action"] in MODES:
+            action = rule["action"]
+    return action
+
+
+def _dense_view(tensors: tuple[PackTensor, ...], path: Path) -> dict[str, StoredTensor]:
+    """The model's tensors as a checkpoint would hold them, for the base to recognise."""
+    return {t.name: StoredTensor(TensorSpec(t.name, "BF16", t.shape), path, 0) for t in tensors}
+
+
+def _config(folder: Path, derived: dict[str, Any]) -> dict[str, Any]:
+    """The pack's config.json where there is one; the shapes tell the rest."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return derived
+    try:
+        said = strict_json(fs.read_small(path))
+    except ValueError as e:
+        raise BadInput(f"is not JSON: {e}", where=str(path), hint="convert again") from e
+    if not isinstance(said, dict):
+        raise BadInput("is not an object", where=str(path), hint="convert again")
+    return derived | {k: said[k] for k in derived if k in said}
+
+
+def _check_specs(
+    fmt: Format, info: PackInfo, stored: Mapping[str, StoredTensor], path: Path
+) -> None:
+    expected = {s.name: s for t in info.packed for s in fmt.parts(t, info.bits)}
+    expected |= {t.name: kept_spec(t, fmt.kept_dtype) for t in info.kept}
+    for name in sorted(set(expected) | set(stored)):
+        if name not in stored:
+            raise BadInput("is missing", where=(path, f"tensor {name}"), hint="convert again")
+        if name not in expected:
+            raise BadInput("has no place in this format", where=(path, f"tensor {name}"),
+                           hint="convert again")  # fmt: skip
+        found, due = stored[name].spec, expected[name]
+        if (found.dtype, found.shape) != (due.dtype, due.shape):
+            raise BadInput(f"is {found.dtype} {list(found.shape)}, expected {due.dtype} "
+                           f"{list(due.shape)}", where=(path, f"tensor {name}"),
+                           hint="convert again")  # fmt: skip
+
+
+def is_ours(out: Path) -> bool:
+    """Whether a folder holds packs of this program and nothing else, so that it may be replaced."""
+    if out.is_symlink() or not out.is_dir():
+        return False
+    folders = find_packs(out)
+    listed: set[str] = set()
+    for folder in folders:
+        try:
+            manifest = read_manifest(folder)
+        except BonsaiError:
+            return False
+        listed |= {str((folder / f.path).relative_to(out)) for f in manifest.files}
+        listed.add(str((folder / MANIFEST).relative_to(out)))
+    there = {os.path.relpath(os.path.join(at, n), out) for at, _, names in os.walk(out) for n in names}
+    return bool(folders) and there <= listed

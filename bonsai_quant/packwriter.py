@@ -1,0 +1,64 @@
+"""Write one pack in one format into a staging folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from . import manifest as manifests
+from .formats import FORMATS
+from .formats.format import encode_kept
+from .schema import FileRecord, PackedLayer, PackInfo, PackTensor
+from .storage.staging import Staging
+from .storage.writer import Sums, WeightFile
+
+
+class PackWriter:
+    """A folder of the output: tensors go in one by one, in any order, from any thread."""
+
+    def __init__(
+        self, staging: Staging, folder: str, format_name: str, info: PackInfo, *, resume: bool
+    ) -> None:
+        self.staging, self.folder, self.info = staging, folder, info
+        self.format_name, self.format = format_name, FORMATS[format_name]
+        path = self._inside(self.format.weights_path(info.mode))
+        self.weights = WeightFile(staging, path, self.format.layout(info), resume=resume)
+
+    def _inside(self, path: str) -> str:
+        return f"{self.folder}/{path}" if self.folder else path
+
+    def packed(self, tensor: PackTensor, layer: PackedLayer) -> dict[str, Sums]:
+        """Encode and write a packed layer; -> checksums of what it became."""
+        specs = self.format.parts(tensor, self.info.bits)
+        for spec, data in zip(specs, self.format.encode(layer), strict=True):
+            self.weights.put(spec.name, data)
+        return {s.name: self.weights.sums[s.name] for s in specs}
+
+    def kept(self, tensor: PackTensor, values: np.ndarray) -> dict[str, Sums]:
+        """Write a kept tensor, given as float16 that bf16 holds too."""
+        self.weights.put(tensor.name, encode_kept(values, self.format.kept_dtype))
+        return {tensor.name: self.weights.sums[tensor.name]}
+
+    def holds(self, tensor: PackTensor, sums: Mapping[str, Sums]) -> bool:
+        """Whether an interrupted run wrote this tensor here, checked byte for byte."""
+        names = {s.name for s in self.format.parts(tensor, self.info.bits)} if tensor.packed \
+            else {tensor.name}  # fmt: skip
+        return names == set(sums) and all(self.weights.holds(n, s) for n, s in sums.items())
+
+    def finish(self, made: manifests.Provenance) -> manifests.Manifest:
+        """Complete the folder: weights forced to disk and read back, sidecars, then the manifest."""
+        path = self.format.weights_path(self.info.mode)
+        size, sha256 = self.weights.finish()
+        records = [FileRecord(path, size, sha256)]
+        small = dict(self.format.sidecars(self.info))
+        if made.layers_csv is not None:
+            small["layers.csv"] = made.layers_csv
+        for path, data in sorted(small.items()):
+            records.append(FileRecord(path, len(data), hashlib.sha256(data).hexdigest()))
+            self.staging.write_file(self._inside(path), data)
+        manifest = manifests.build_manifest(self.format_name, self.info, made, records)
+        text = manifest.model_dump_json(indent=2).encode() + b"\n"
+        self.staging.write_file(self._inside(manifests.NAME), text)
+        return manifest

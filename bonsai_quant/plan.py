@@ -1,0 +1,172 @@
+"""What a conversion will do to every tensor, to the byte, from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import BadInput, EnvironmentFault, Unsupported, UsageError
+from .formats import FORMATS
+from .recipe import Recipe, apply_overrides, suggest
+from .schema import (
+    DEFAULT_FORMATS,
+    FORMAT_NAMES,
+    GROUP,
+    PackInfo,
+    PackTensor,
+    PlannedTensor,
+)
+from .settings import Setting, choose_recipe, choose_threads, parse_formats
+from .source import Source, open_source
+from .storage.staging import check_writable, free_bytes
+
+BLOCK = 8 << 20
+"""Bytes of source read, solved and hashed at a time."""
+PROCESS_BYTES = 260 << 20
+"""Interpreter, numpy, numba and its machine code, measured."""
+SLACK_BYTES = 1 << 20
+"""For manifest.json and layers.csv, the only files whose size depends on the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file to be written. exact: its size is known before the weights are read."""
+
+    format: str
+    path: str
+    size: int
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a conversion needs to know. `tensors` and `info.tensors` are sorted by name."""
+
+    source: Source
+    recipe: Recipe
+    info: PackInfo
+    tensors: tuple[PlannedTensor, ...]
+    formats: tuple[str, ...]
+    files: tuple[PlannedFile, ...]
+    memory_bytes: int
+    threads: int
+    settings: tuple[Setting, ...]
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes that will be read."""
+        return sum(f.size for f in self.source.files)
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of the files whose size is known exactly."""
+        return sum(f.size for f in self.files)
+
+
+def plan(
+    source: str,
+    *,
+    mode: str | None = None,
+    recipe: str | Path | Recipe | None = None,
+    solver: str | None = None,
+    formats: Sequence[str] | str = DEFAULT_FORMATS,
+    revision: str | None = None,
+    threads: int | None = None,
+    max_memory: int | None = None,
+    strict: bool = False,
+) -> Plan:
+    """Decide the fate of every tensor; raises before any work when something cannot be done.
+
+    source: a path, a shipped model's name, or `org/name[@revision]` on the Hub.
+    mode, solver: override the recipe.  max_memory: bytes that must be enough.
+    strict: warnings about the source's index are errors.
+    """
+    used, settings = choose_recipe(recipe, mode, solver)
+    chosen = check_formats(parse_formats(formats))
+    workers, setting = choose_threads(threads)
+    found = open_source(source, revision=revision, strict=strict)
+    _check_base(found, used)
+    tensors = _decide(found, used)
+    _check_groups(found.place, tensors)
+    info = PackInfo(found.model.base, used.mode, dict(found.config),
+                    tuple(t.tensor for t in tensors))  # fmt: skip
+    memory = peak_memory(info, workers)
+    if max_memory is not None and max_memory < memory:
+        raise UsageError(f"--max-memory {max_memory} is too little; this needs {memory} bytes",
+                         hint="raise it, or use fewer --threads")  # fmt: skip
+    files = planned_files(info, chosen)
+    return Plan(found, used, info, tensors, chosen, files, memory, workers, (*settings, setting))
+
+
+def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
+    """Known names, each once, in the order of FORMAT_NAMES."""
+    for name in formats:
+        if name not in FORMAT_NAMES:
+            raise UsageError(f"unknown format {name!r}{suggest(name, FORMAT_NAMES)}")
+    if not formats:
+        raise UsageError("no format asked for", hint=f"choose from {', '.join(FORMAT_NAMES)}")
+    return tuple(f for f in FORMAT_NAMES if f in formats)
+
+
+def check_room(plan: Plan, out: Path) -> None:
+    """Refuse before work when the output cannot be created or will not fit."""
+    check_writable(out)
+    need, have = plan.output_bytes + SLACK_BYTES, free_bytes(out)
+    if need > have:
+        raise EnvironmentFault(f"needs {need} bytes, {have} are free", where=str(out),
+                               hint="free some space, or choose another disk with -o")  # fmt: skip
+
+
+def explain(plan: Plan, name: str) -> PlannedTensor:
+    """The planned tensor of that name (with or without `.weight`)."""
+    for t in plan.tensors:
+        if name in (t.tensor.name, t.tensor.linear):
+            return t
+    names = [t.tensor.linear for t in plan.tensors]
+    raise UsageError(f"no tensor {name!r}{suggest(name, names) if len(name) < 200 else ''}"[:400])
+
+
+def planned_files(info: PackInfo, formats: Sequence[str]) -> tuple[PlannedFile, ...]:
+    """Every file of every format, with its size."""
+    files = []
+    for name in formats:
+        fmt = FORMATS[name]
+        files.append(PlannedFile(name, fmt.weights_path(info.mode), fmt.layout(info).size))
+        files += [PlannedFile(name, p, len(b)) for p, b in sorted(fmt.sidecars(info).items())]
+        files += [PlannedFile(name, p, 0, exact=False) for p in ("layers.csv", "manifest.json")]
+    return tuple(files)
+
+
+def peak_memory(info: PackInfo, threads: int) -> int:
+    """Bytes at the worst moment: blocks in flight, and each thread finishing a largest tensor."""
+    block = BLOCK * 3  # the block, its codes, and numpy's temporaries
+    packed = max((t.size * info.bits // 8 for t in info.packed), default=0)
+    kept = max((t.size * 2 for t in info.kept), default=0)
+    # A finished layer stands in memory with its base-3, transposed and dense-chunk copies.
+    return PROCESS_BYTES + (2 * threads + 2) * block + threads * max(3 * packed, 2 * kept)
+
+
+def _check_base(source: Source, recipe: Recipe) -> None:
+    if recipe.base and recipe.base != source.model.base:
+        raise BadInput(f"is {source.model.base}, but the recipe is for {recipe.base}",
+                       where=source.place, hint="use another recipe")  # fmt: skip
+
+
+def _decide(source: Source, recipe: Recipe) -> tuple[PlannedTensor, ...]:
+    packable = [t.name.removesuffix(".weight") for t in source.model.tensors if t.packable]
+    overrides = apply_overrides(recipe, packable)
+    planned = []
+    for t in source.model.tensors:
+        action, rule = (recipe.mode, t.rule) if t.packable else ("keep", t.rule)
+        action, rule = overrides.get(t.name.removesuffix(".weight"), (action, rule))
+        planned.append(PlannedTensor(PackTensor(t.name, t.shape, action), rule, t.pieces))
+    return tuple(planned)
+
+
+def _check_groups(place: str, tensors: Sequence[PlannedTensor]) -> None:
+    odd = [t.tensor for t in tensors if t.tensor.packed and t.tensor.shape[1] % GROUP]
+    if odd:
+        names = ", ".join(f"{t.linear} (in = {t.shape[1]})" for t in odd)
+        raise Unsupported(f"{len(odd)} layers have an input width that is not a multiple of {GROUP}:"
+                          f" {names}", where=place, hint="keep them with a recipe")  # fmt: skip

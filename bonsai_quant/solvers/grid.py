@@ -1,0 +1,46 @@
+"""The numbers a scale may be: fp16 values that bf16 can hold too, normal in fp16, never zero.
+
+bf16 has 8 significant bits and fp16 has 11, so a number of both has 8, between 2^-14 and 65280. Every
+format then stores the same number, whether it keeps scales in fp16, bf16 or fp32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+SMALLEST = 2.0**-14
+"""A group whose best scale is below this gets this scale, and codes chosen for it."""
+LARGEST = 65280.0
+LARGEST_BINARY = LARGEST / 2
+"""Existing binary packs store 2 s, which must fit as well."""
+
+
+def round_to_grid(scales: np.ndarray, largest: float = LARGEST) -> tuple[np.ndarray, np.ndarray]:
+    """scales: float64, >= 0 -> nearest grid scales (float32), and where they were too small.
+
+    Half to even, in one rounding. Values above the grid become inf: the caller refuses them.
+    """
+    mantissa, exponent = np.frexp(scales)
+    rounded = np.ldexp(np.rint(mantissa * 256.0), exponent - 8)
+    below = rounded < SMALLEST
+    rounded = np.where(below, SMALLEST, rounded)
+    return np.where(rounded > largest, np.inf, rounded).astype(np.float32), below
+
+
+def on_grid(scales: np.ndarray) -> np.ndarray:
+    """scales: float32 -> where each is a number that every format can hold."""
+    eight_bits = scales.view(np.uint32) & np.uint32(0xFFFF) == 0
+    return eight_bits & (scales >= SMALLEST) & (scales <= LARGEST)
+
+
+def round_kept(values: np.ndarray) -> np.ndarray:
+    """values: float32 -> nearest numbers that fp16 and bf16 both hold, as float32; inf beyond them.
+
+    Above 2^-17 bf16 is the coarser of the two, below it fp16's step of 2^-24 is.
+    """
+    bits = values.view(np.uint32)
+    half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    coarse = ((bits + half) & np.uint32(0xFFFF0000)).view(np.float32)
+    fine = np.rint(values * np.float32(2.0**24)) * np.float32(2.0**-24)
+    rounded = np.where(np.abs(values) < np.float32(2.0**-17), fine, coarse)
+    return np.where(np.abs(rounded) > LARGEST, np.float32(np.inf), rounded)

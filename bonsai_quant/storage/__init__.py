@@ -1,0 +1,1 @@
+"""Bytes on disk: bounded reads, the strict header readers, and the one place that writes weights."""

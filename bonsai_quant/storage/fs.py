@@ -1,0 +1,184 @@
+"""Every system call that changes a file goes through here, so that each can be made to fail.
+
+Reads are bounded `pread`s, never mmap: a file that shrinks under a mapping kills the process
+with SIGBUS, without a message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ctypes.util
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput, EnvironmentFault, OutputExists, Unsupported
+
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+CHUNK = 8 << 20
+"""Bytes of one bounded read."""
+
+
+def _do(operation: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The seam: tests replace it to count, fail or kill at the n-th change of a file."""
+    return call(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def explained(path: object, doing: str) -> Iterator[None]:
+    """Turn an OSError into one line that names the file and what can be done."""
+    try:
+        yield
+    except OSError as e:
+        hints = {
+            errno.ENOSPC: "free some space, then run the same command with --resume",
+            errno.EDQUOT: "the disk quota is used up: free some space, then use --resume",
+            errno.EACCES: "check the permissions, or choose another output with -o",
+            errno.EPERM: "check the permissions, or choose another output with -o",
+            errno.EROFS: "the file system is read-only: choose another output with -o",
+            errno.EFBIG: "raise the file size limit (ulimit -f)",
+            errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        }
+        reason = os.strerror(e.errno) if e.errno else str(e)
+        hint = hints.get(e.errno or 0, "")
+        raise EnvironmentFault(f"{doing} failed: {reason}", where=str(path), hint=hint) from e
+
+
+def open_regular(path: Path) -> tuple[int, os.stat_result]:
+    """Open for reading what must be a regular file; never blocks on a FIFO or a device."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as e:
+        raise BadInput("no such file", where=str(path), hint="check the path") from e
+    except OSError as e:
+        if e.errno in (errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG, errno.ENOTDIR):
+            raise BadInput(f"cannot be opened: {os.strerror(e.errno)}", where=str(path)) from e
+        with explained(path, "opening"):
+            raise
+    except ValueError as e:
+        raise BadInput("not a legal path", where=str(path)) from e
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(fd)
+        raise BadInput("not a regular file", where=str(path), hint="point to a file on disk")
+    return fd, info
+
+
+def identity(info: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes when a file is replaced or rewritten: device, inode, size, mtime."""
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+
+
+def pread_into(fd: int, buffer: memoryview, offset: int, path: object) -> None:
+    """Fill `buffer` from `offset`, or say that the file ended early."""
+    done = 0
+    while done < len(buffer):
+        with explained(path, f"reading at byte {offset + done}"):
+            n = os.preadv(fd, [buffer[done:]], offset + done)
+        if n == 0:
+            raise BadInput(
+                f"ends at byte {offset + done}, {len(buffer) - done} bytes too early; "
+                "it changed during the run or is truncated",
+                where=str(path),
+                hint="fetch it again and rerun",
+            )
+        done += n
+
+
+def pread(fd: int, size: int, offset: int, path: object) -> bytearray:
+    """`size` bytes from `offset`."""
+    buffer = bytearray(size)
+    pread_into(fd, memoryview(buffer), offset, path)
+    return buffer
+
+
+def read_small(path: Path, limit: int = 16 << 20) -> bytes:
+    """A whole small file (a config, an index); larger than `limit` is refused before reading."""
+    fd, info = open_regular(path)
+    try:
+        if info.st_size > limit:
+            raise BadInput(f"is {info.st_size} bytes, more than the {limit} allowed", where=str(path))
+        return bytes(pread(fd, info.st_size, 0, path))
+    finally:
+        os.close(fd)
+
+
+def sha256_file(path: Path) -> tuple[int, str]:
+    """Size in bytes and hex sha256 of a file, in bounded memory."""
+    fd, info = open_regular(path)
+    digest = hashlib.sha256()
+    try:
+        for start in range(0, info.st_size, CHUNK):
+            digest.update(pread(fd, min(CHUNK, info.st_size - start), start, path))
+    finally:
+        os.close(fd)
+    return info.st_size, digest.hexdigest()
+
+
+def create(dir_fd: int, name: str, path: object) -> int:
+    """Open a new file for writing and reading back; it must not exist, nor be a link."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with explained(path, "creating"):
+        return int(_do("create", os.open, name, flags, 0o666, dir_fd=dir_fd))
+
+
+def pwrite_all(fd: int, data: memoryview | bytes, offset: int, path: object) -> None:
+    """Write all of `data` at `offset`, looping over short writes."""
+    view = memoryview(data).cast("B")
+    done = 0
+    while done < len(view):
+        with explained(path, "writing"):
+            n = _do("pwrite", os.pwrite, fd, view[done : done + CHUNK], offset + done)
+        if n <= 0:
+            raise EnvironmentFault("writing failed: nothing was written", where=str(path))
+        done += n
+
+
+def fsync(fd: int, path: object) -> None:
+    """Force to disk; a failure is final, since a second try would report success falsely."""
+    with explained(path, "fsync"):
+        _do("fsync", os.fsync, fd)
+
+
+def rename(source: str, target: str, dir_fd: int, flags: int, path: object) -> None:
+    """One atomic rename inside a folder: refuse to replace, or exchange the two names."""
+    try:
+        _do("rename", _renameat2, dir_fd, source, target, flags)
+    except FileExistsError as e:
+        raise OutputExists("appeared while this run was working", where=str(path)) from e
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOSYS):
+            with explained(path, "renaming into place"):
+                raise
+        raise Unsupported(
+            "this file system has no atomic rename of that kind", where=str(path),
+            hint="choose an output on another file system",
+        ) from e  # fmt: skip
+
+
+def _renameat2(dir_fd: int, source: str, target: str, flags: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):  # macOS: one writer holds the lock, so check then rename
+        _rename_portably(dir_fd, source, target, flags)
+        return
+    failed = libc.renameat2(dir_fd, os.fsencode(source), dir_fd, os.fsencode(target), flags)
+    if failed:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), target)
+
+
+def _rename_portably(dir_fd: int, source: str, target: str, flags: int) -> None:
+    aside = f"{source}.old"
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(target, dir_fd=dir_fd, follow_symlinks=False)
+        if flags == RENAME_NOREPLACE:
+            raise FileExistsError(target)
+        os.rename(target, aside, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    os.rename(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    if flags == RENAME_EXCHANGE:
+        os.rename(aside, source, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)

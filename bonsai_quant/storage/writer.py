@@ -1,0 +1,147 @@
+"""The one place that writes weights: any tensor in any order, then read back and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+
+from ..errors import EnvironmentFault, VerificationFailed
+from . import fs
+from .layout import Layout
+from .staging import Staging
+
+PIECE = 4 << 20
+"""Bytes written or read back at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Checksums of one tensor's bytes: xxh3 finds accidents, the CRC is what zips store."""
+
+    xxh3: str
+    crc32: int
+
+
+class WeightFile:
+    """A weight file in a staging folder, filled tensor by tensor. Safe to use from many threads."""
+
+    def __init__(self, staging: Staging, relative: str, layout: Layout, *, resume: bool) -> None:
+        self.relative, self.layout = relative, layout
+        self.path = staging.path / relative
+        self.sums: dict[str, Sums] = {}
+        self._specs = {s.name: s for s in layout.specs}
+        self._lock = threading.Lock()
+        fd = staging.reopen(relative) if resume else None
+        self.resumed = fd is not None
+        if fd is None:
+            staging.discard(relative)
+            fd = staging.create(relative)
+            with fs.explained(self.path, "setting the size"):
+                fs._do("truncate", os.ftruncate, fd, layout.size)
+        self.fd = fd
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self.fd)
+
+    def put(self, name: str, data: np.ndarray) -> None:
+        """Write a tensor's data, of exactly the planned size."""
+        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+        spec, start = self._specs[name], self.layout.offsets[name]
+        if len(flat) != spec.nbytes:
+            raise AssertionError(f"{name}: {len(flat)} bytes for a place of {spec.nbytes}")
+        sums = _Running(self.layout.needs_crc)
+        for at in range(0, len(flat), PIECE):
+            piece = flat[at : at + PIECE]
+            sums.update(piece)
+            fs.pwrite_all(self.fd, piece, start + at, self.path)
+        with self._lock:
+            self.sums[name] = sums.result()
+
+    def holds(self, name: str, sums: Sums) -> bool:
+        """Whether an earlier run wrote this tensor completely; if so it counts as written."""
+        spec = self._specs.get(name)
+        if spec is None or os.fstat(self.fd).st_size != self.layout.size:
+            return False
+        found = _Running(self.layout.needs_crc)
+        self._read(self.layout.offsets[name], spec.nbytes, found)
+        if found.result() != sums:
+            return False
+        self.sums[name] = sums
+        return True
+
+    def finish(self) -> tuple[int, str]:
+        """Write all that is not tensor data, force to disk, read back; -> size and sha256."""
+        crcs = {name: s.crc32 for name, s in self.sums.items()}
+        if missing := set(self._specs) - set(self.sums):
+            raise AssertionError(f"{self.relative}: {len(missing)} tensors were never written")
+        frames = self.layout.frames(crcs)
+        for offset, data in frames:
+            fs.pwrite_all(self.fd, data, offset, self.path)
+        fs.fsync(self.fd, self.path)
+        return self.layout.size, self._read_back(frames)
+
+    def _read_back(self, frames: list[tuple[int, bytes]]) -> str:
+        """sha256 of the file as it now reads; refuses any byte that is not what was meant."""
+        digest = hashlib.sha256()
+        ranges: list[tuple[int, int, str, bytes]] = [(at, len(b), "", b) for at, b in frames]
+        ranges += [(self.layout.offsets[n], s.nbytes, n, b"") for n, s in self._specs.items()]
+        end = 0
+        for start, size, name, expected in sorted(ranges):
+            if start != end:
+                raise AssertionError(f"{self.relative}: bytes {end} to {start} belong to nothing")
+            end = start + size
+            found = _Running(crc=False, also=digest)
+            self._read(start, size, found)
+            meant = self.sums[name].xxh3 if name else xxhash.xxh3_128_hexdigest(expected)
+            if found.result().xxh3 != meant:
+                raise VerificationFailed("reads back other bytes than were written; is the disk "
+                    "failing?", where=(self.path, name or "header"), hint="use another disk")  # fmt: skip
+        if end != self.layout.size or os.fstat(self.fd).st_size != end:
+            raise EnvironmentFault(f"is not {self.layout.size} bytes long", where=str(self.path),
+                                   hint="something else wrote to it; run again")  # fmt: skip
+        return digest.hexdigest()
+
+    def _read(self, start: int, size: int, into: _Running) -> None:
+        buffer = bytearray(min(size, PIECE))
+        for at in range(0, size, PIECE):
+            piece = memoryview(buffer)[: min(PIECE, size - at)]
+            fs.pread_into(self.fd, piece, start + at, self.path)
+            into.update(piece)
+
+
+class _Running:
+    """Checksums over pieces."""
+
+    def __init__(self, crc: bool, also: hashlib._Hash | None = None) -> None:
+        self._xxh, self._crc, self._with_crc, self._also = xxhash.xxh3_128(), 0, crc, also
+
+    def update(self, piece: memoryview) -> None:
+        self._xxh.update(piece)
+        if self._with_crc:
+            self._crc = zlib.crc32(piece, self._crc)
+        if self._also:
+            self._also.update(piece)
+
+    def result(self) -> Sums:
+        return Sums(self._xxh.hexdigest(), self._crc)
+
+
+def sums_from_json(value: object) -> dict[str, Sums] | None:
+    """What a journal says of a file's tensors; None when it is not of that form."""
+    if not isinstance(value, Mapping):
+        return None
+    made = {}
+    for name, pair in value.items():
+        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
+                and isinstance(pair[1], int)):  # fmt: skip
+            return None
+        made[str(name)] = Sums(pair[0], pair[1])
+    return made

@@ -1,0 +1,4 @@
+"""The one place that holds the version."""
+
+__version__ = "0.1.0"
+TOOL = "bonsai-quant"

@@ -15,5 +15,14 @@ from .verify import verify
 from .version import __version__
 
 __all__ = [
-    "Checks", "__version__", "convert", "demo", "diff", "doctor", "export", "inspect", "plan", "verify",
-]  # fmt: skip
+    "Checks",
+    "__version__",
+    "convert",
+    "demo",
+    "diff",
+    "doctor",
+    "export",
+    "inspect",
+    "plan",
+    "verify",
+]

@@ -42,28 +42,60 @@ def planned(plan: Plan) -> Answer:
     ]
     settings = [(f"  {s.name}", s.value, f"({s.origin})") for s in plan.settings]
     files = [(f"  {f.format}/{f.path}", f"{f.size:,} bytes") for f in plan.files if f.exact]
-    rows = [("  tensor", "n", "shape", "becomes"), *(
-        (f"  {name}", n, shape, action) for name, n, shape, action, _ in grouped(plan.tensors))]  # fmt: skip
-    text = "\n".join([columns(head), "", "settings", columns(settings), "", columns(rows, (1,)), "",
-                      "files", columns(files, (1,))])  # fmt: skip
-    return Answer(text, {
-        "base": info.base, "mode": info.mode, "layout": plan.source.model.layout,
-        "reason": plan.source.model.reason, "formats": list(plan.formats),
-        "counts": {"packed": len(info.packed), "kept": len(info.kept)},
-        "source_bytes": plan.source_bytes, "output_bytes": plan.output_bytes,
-        "memory_bytes": plan.memory_bytes, "threads": plan.threads,
-        "settings": [to_json(s) for s in plan.settings], "files": [to_json(f) for f in plan.files],
-        "tensors": [to_json(t.tensor) | {"rule": t.rule} for t in plan.tensors],
-    })  # fmt: skip
+    rows = [
+        ("  tensor", "n", "shape", "becomes"),
+        *((f"  {name}", n, shape, action) for name, n, shape, action, _ in grouped(plan.tensors)),
+    ]
+    text = "\n".join(
+        [
+            columns(head),
+            "",
+            "settings",
+            columns(settings),
+            "",
+            columns(rows, (1,)),
+            "",
+            "files",
+            columns(files, (1,)),
+        ]
+    )
+    return Answer(
+        text,
+        {
+            "base": info.base,
+            "mode": info.mode,
+            "layout": plan.source.model.layout,
+            "reason": plan.source.model.reason,
+            "formats": list(plan.formats),
+            "counts": {"packed": len(info.packed), "kept": len(info.kept)},
+            "source_bytes": plan.source_bytes,
+            "output_bytes": plan.output_bytes,
+            "memory_bytes": plan.memory_bytes,
+            "threads": plan.threads,
+            "settings": [to_json(s) for s in plan.settings],
+            "files": [to_json(f) for f in plan.files],
+            "tensors": [to_json(t.tensor) | {"rule": t.rule} for t in plan.tensors],
+        },
+    )
 
 
 def explained(planned: PlannedTensor) -> Answer:
     """Which rule decided about a tensor."""
     t = planned.tensor
-    rows = [("tensor", t.name), ("shape", " x ".join(map(str, t.shape))), ("becomes", t.action),
-            ("rule", planned.rule)]  # fmt: skip
-    rows += [("from", f"{p.stored.spec.name}, rows {p.start} to {p.stop}, {p.stored.spec.dtype} in "
-              f"{p.stored.path.name}") for p in planned.pieces]  # fmt: skip
+    rows = [
+        ("tensor", t.name),
+        ("shape", " x ".join(map(str, t.shape))),
+        ("becomes", t.action),
+        ("rule", planned.rule),
+    ]
+    rows += [
+        (
+            "from",
+            f"{p.stored.spec.name}, rows {p.start} to {p.stop}, {p.stored.spec.dtype} in "
+            f"{p.stored.path.name}",
+        )
+        for p in planned.pieces
+    ]
     return Answer(columns(rows), to_json(t) | {"rule": planned.rule})
 
 
@@ -71,10 +103,19 @@ def converted(made: Converted) -> Answer:
     """What a conversion wrote."""
     first = next(iter(made.manifests.values()))
     measured = first.measured
-    rows = [(f"  {made.out / name}", megabytes(sum(f.size for f in m.files)),
-             f"{m.bits_per_weight:g} bits per packed weight") for name, m in made.manifests.items()]  # fmt: skip
-    text = [f"{first.base}, {first.mode}: {first.counts.packed} layers packed, "
-            f"{first.counts.kept} tensors kept", columns(rows, (1,))]  # fmt: skip
+    rows = [
+        (
+            f"  {made.out / name}",
+            megabytes(sum(f.size for f in m.files)),
+            f"{m.bits_per_weight:g} bits per packed weight",
+        )
+        for name, m in made.manifests.items()
+    ]
+    text = [
+        f"{first.base}, {first.mode}: {first.counts.packed} layers packed, "
+        f"{first.counts.kept} tensors kept",
+        columns(rows, (1,)),
+    ]
     if measured and measured.lossless:
         text.append("lossless: the source was on the grid already")
     elif measured:
@@ -84,15 +125,19 @@ def converted(made: Converted) -> Answer:
         if measured.kept_inexact:
             text.append(f"{measured.kept_inexact} kept values were rounded to fp16 and bf16's grid")
     data = {n: m.model_dump(mode="json") for n, m in made.manifests.items()}
-    return Answer("\n".join(text), {"out": str(made.out), "manifests": data,
-                                    "layers": [to_json(s) for s in made.layers]})  # fmt: skip
+    return Answer(
+        "\n".join(text),
+        {"out": str(made.out), "manifests": data, "layers": [to_json(s) for s in made.layers]},
+    )
 
 
 def exported(out: Path, manifest: Manifest) -> Answer:
     """What an export wrote."""
     size = megabytes(sum(f.size for f in manifest.files))
-    return Answer(f"{out}: {manifest.format}, {manifest.mode}, {size}",
-                  {"out": str(out), "manifest": manifest.model_dump(mode="json")})  # fmt: skip
+    return Answer(
+        f"{out}: {manifest.format}, {manifest.mode}, {size}",
+        {"out": str(out), "manifest": manifest.model_dump(mode="json")},
+    )
 
 
 def inspected(found: Sequence[Inspection], tensors: bool) -> Answer:
@@ -103,8 +148,15 @@ def inspected(found: Sequence[Inspection], tensors: bool) -> Answer:
         if tensors:
             rows += [(f"  {s.name}", f"{s.dtype} {list(s.shape)}") for s in i.tensors]
         blocks.append(columns(rows))
-    data = [{"path": str(i.path), "kind": i.kind, "facts": dict(i.facts),
-             "tensors": [to_json(s) for s in i.tensors]} for i in found]  # fmt: skip
+    data = [
+        {
+            "path": str(i.path),
+            "kind": i.kind,
+            "facts": dict(i.facts),
+            "tensors": [to_json(s) for s in i.tensors],
+        }
+        for i in found
+    ]
     return Answer("\n\n".join(blocks), {"found": data})
 
 
@@ -113,9 +165,14 @@ def verified(verdict: Verdict) -> Answer:
     rows = [(MARKS[c.status], c.level, c.subject, c.detail) for c in verdict.checks]
     counts = {s: sum(c.status == s for c in verdict.checks) for s in MARKS}
     last = f"{counts['passed']} passed, {counts['failed']} failed, {counts['not run']} not run"
-    return Answer(f"{columns(rows)}\n{last}",
-                  {"failed": verdict.failed, "counts": counts,
-                   "checks": [to_json(c) for c in verdict.checks]})  # fmt: skip
+    return Answer(
+        f"{columns(rows)}\n{last}",
+        {
+            "failed": verdict.failed,
+            "counts": counts,
+            "checks": [to_json(c) for c in verdict.checks],
+        },
+    )
 
 
 def compared(result: PackDiff, top: int) -> Answer:
@@ -124,17 +181,34 @@ def compared(result: PackDiff, top: int) -> Answer:
     lines = [f"{k}: {a} | {b}" for k, a, b in result.settings]
     lines += [f"only in {result.a}: {n}" for n in result.only_a]
     lines += [f"only in {result.b}: {n}" for n in result.only_b]
-    lines.append(f"{len(changed)} of {len(result.layers)} tensors differ" if changed
-                 else f"the weights of all {len(result.layers)} common tensors are the same")  # fmt: skip
+    lines.append(
+        f"{len(changed)} of {len(result.layers)} tensors differ"
+        if changed
+        else f"the weights of all {len(result.layers)} common tensors are the same"
+    )
     if changed:
         rows = [("flipped", "share", "sign flips", "scale drift", "tensor")]
-        rows += [(f"{d.flipped:,}", f"{d.flipped / d.size:.3%}", f"{d.sign_flips:,}",
-                  f"{d.scale_drift:.3%}", d.name) for d in worst(result.layers, top)]  # fmt: skip
+        rows += [
+            (
+                f"{d.flipped:,}",
+                f"{d.flipped / d.size:.3%}",
+                f"{d.sign_flips:,}",
+                f"{d.scale_drift:.3%}",
+                d.name,
+            )
+            for d in worst(result.layers, top)
+        ]
         lines.append(columns(rows, (0, 1, 2, 3)))
-    return Answer("\n".join(lines), {
-        "same": result.same, "settings": [list(s) for s in result.settings],
-        "only_a": list(result.only_a), "only_b": list(result.only_b),
-        "layers": [to_json(d) for d in result.layers]})  # fmt: skip
+    return Answer(
+        "\n".join(lines),
+        {
+            "same": result.same,
+            "settings": [list(s) for s in result.settings],
+            "only_a": list(result.only_a),
+            "only_b": list(result.only_b),
+            "layers": [to_json(d) for d in result.layers],
+        },
+    )
 
 
 def diagnosed(findings: Sequence[Finding]) -> Answer:
@@ -146,11 +220,27 @@ def diagnosed(findings: Sequence[Finding]) -> Answer:
 
 def demonstrated(demo: Demo) -> Answer:
     """The story of a demo."""
-    parts = [planned(demo.plan), *(converted(c) for c in demo.packs.values()),
-             inspected(demo.inspections, False), *(verified(v) for v in demo.verdicts.values()),
-             compared(demo.solvers, 3)]  # fmt: skip
-    names = ["plan", *(f"convert_{m}" for m in demo.packs), "inspect",
-             *(f"verify_{m}" for m in demo.verdicts), "diff"]  # fmt: skip
-    text = "\n\n".join(f"== {n.replace('_', ' ')}\n{p.text}" for n, p in zip(names, parts, strict=True))
-    return Answer(text, {"source": str(demo.source),
-                         "steps": {n: p.data for n, p in zip(names, parts, strict=True)}})  # fmt: skip
+    parts = [
+        planned(demo.plan),
+        *(converted(c) for c in demo.packs.values()),
+        inspected(demo.inspections, False),
+        *(verified(v) for v in demo.verdicts.values()),
+        compared(demo.solvers, 3),
+    ]
+    names = [
+        "plan",
+        *(f"convert_{m}" for m in demo.packs),
+        "inspect",
+        *(f"verify_{m}" for m in demo.verdicts),
+        "diff",
+    ]
+    text = "\n\n".join(
+        f"== {n.replace('_', ' ')}\n{p.text}" for n, p in zip(names, parts, strict=True)
+    )
+    return Answer(
+        text,
+        {
+            "source": str(demo.source),
+            "steps": {n: p.data for n, p in zip(names, parts, strict=True)},
+        },
+    )

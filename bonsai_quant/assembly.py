@@ -18,7 +18,7 @@ from .solvers.nearest import DOT, ENERGY, ERROR, NONZERO, RECONSTRUCTED
 from .solvers.weights import as_float32, from_stored
 
 PLAUSIBLE_RMS = (1e-6, 64.0)
-"""Outside of it a matrix is not the weight of a working model, but bytes read as the wrong dtype."""
+"""Outside of it a matrix is no working model's weight, but bytes read as the wrong dtype."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +75,15 @@ class Assembly:
     def _place(self, span: Span, data: np.ndarray) -> None:
         values = from_stored(data, span.stored.spec.dtype)
         tensor = self.planned.tensor
-        if tensor.packed:
+        if tensor.action != "keep":
             solved = solve(values, self.solver, tensor.action, self.bits)
             _check_solved(solved, values, span)
-            parts = {"codes": solved.codes, "scales": solved.scales, "sums": solved.sums,
-                     "below": solved.below}  # fmt: skip
+            parts = {
+                "codes": solved.codes,
+                "scales": solved.scales,
+                "sums": solved.sums,
+                "below": solved.below,
+            }
         else:
             parts = {"kept": self._round(values, span)}
         rows = slice(span.at, span.at + span.stop - span.start)
@@ -112,14 +116,19 @@ class Assembly:
         if self.skip:
             return Finished(self.planned, None, None, None, digest)
         if not tensor.packed:
-            stats = LayerStats(tensor.name, tensor.shape, "keep", self.planned.source_bytes,
-                               2 * tensor.size, inexact=self.inexact)  # fmt: skip
+            stats = LayerStats(
+                tensor.name,
+                tensor.shape,
+                "keep",
+                self.planned.source_bytes,
+                2 * tensor.size,
+                inexact=self.inexact,
+            )
             return Finished(self.planned, stats, None, arrays["kept"], digest)
         stats = _packed_stats(self.planned, arrays, self.bits)
         _check_plausible(stats, arrays["sums"], self.planned, self.checks)
         out, n = tensor.shape
-        layer = PackedLayer(tensor.linear, (out, n), self.bits, arrays["codes"],
-                            arrays["scales"])  # fmt: skip
+        layer = PackedLayer(tensor.linear, (out, n), self.bits, arrays["codes"], arrays["scales"])
         return Finished(self.planned, stats, layer, None, digest)
 
 
@@ -140,13 +149,14 @@ def _bad_value(values: np.ndarray, at: int, span: Span, what: str) -> BadInput:
     if not math.isfinite(value):
         what = "is not finite"
     index = span.start * (math.prod(span.stored.spec.shape[1:])) + at
-    return BadInput(f"{value:g} {what}", hint="repair or refetch the checkpoint", where=(
-        span.stored.path, f"tensor {span.stored.spec.name}", f"element {index}"))  # fmt: skip
+    return BadInput(
+        f"{value:g} {what}",
+        hint="repair or refetch the checkpoint",
+        where=(span.stored.path, f"tensor {span.stored.spec.name}", f"element {index}"),
+    )
 
 
-def _packed_stats(
-    planned: PlannedTensor, arrays: dict[str, np.ndarray], bits: int
-) -> LayerStats:
+def _packed_stats(planned: PlannedTensor, arrays: dict[str, np.ndarray], bits: int) -> LayerStats:
     # Python's own sum: numpy's pairwise order may differ between builds.
     total = [math.fsum(arrays["sums"][:, c].tolist()) for c in range(5)]
     energy, error = total[ENERGY], total[ERROR]
@@ -155,7 +165,9 @@ def _packed_stats(
     tensor = planned.tensor
     out, n = tensor.shape
     return LayerStats(
-        name=tensor.name, shape=tensor.shape, action=tensor.action,
+        name=tensor.name,
+        shape=tensor.shape,
+        action=tensor.action,
         source_bytes=planned.source_bytes,
         stored_bytes=out * (-(-n // 5) if bits == 2 else n // 8) + 2 * out * n // GROUP,
         energy=energy,
@@ -163,9 +175,10 @@ def _packed_stats(
         sqnr_db=-10 * math.log10(relative) if relative else math.inf,
         cosine=total[DOT] / norms if norms else 1.0,
         zero_share=1 - total[NONZERO] / tensor.size,
-        scale_min=float(arrays["scales"].min()), scale_max=float(arrays["scales"].max()),
+        scale_min=float(arrays["scales"].min()),
+        scale_max=float(arrays["scales"].max()),
         groups_below_grid=int(arrays["below"].sum()),
-    )  # fmt: skip
+    )
 
 
 def _check_plausible(
@@ -177,19 +190,28 @@ def _check_plausible(
     if energy == 0:
         if not checks.zeros:
             return
-        raise BadInput("is all zeros, as an interrupted download or write leaves it", where=where,
-                       hint="fetch the checkpoint again, or pass --allow-zero")  # fmt: skip
+        raise BadInput(
+            "is all zeros, as an interrupted download or write leaves it",
+            where=where,
+            hint="fetch the checkpoint again, or pass --allow-zero",
+        )
     rms = math.sqrt(energy / planned.tensor.size)
     if not checks.magnitudes:
         return
     if not PLAUSIBLE_RMS[0] <= rms <= PLAUSIBLE_RMS[1] or _looks_mislabelled(stats, rms):
         raise BadInput(
             f"has the magnitude {rms:.3g}, which no trained layer has; is {stored.spec.dtype} its "
-            "true dtype?", where=where, hint="fetch the checkpoint again, or pass --no-sanity",
-        )  # fmt: skip
+            "true dtype?",
+            where=where,
+            hint="fetch the checkpoint again, or pass --no-sanity",
+        )
 
 
 def _looks_mislabelled(stats: LayerStats, rms: float) -> bool:
     """bf16 bytes read as fp16 give numbers that all lie between 1/2 and 2."""
-    return 0.5 < rms < 2 and (stats.scale_min or 0) > 0.5 and (stats.zero_share or 0) < 0.05 \
-        and (stats.relative_error or 0) > 0  # fmt: skip
+    return (
+        0.5 < rms < 2
+        and (stats.scale_min or 0) > 0.5
+        and (stats.zero_share or 0) < 0.05
+        and (stats.relative_error or 0) > 0
+    )

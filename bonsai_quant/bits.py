@@ -28,7 +28,8 @@ def unpack(packed: np.ndarray, bits: int) -> np.ndarray:
     per_byte = 8 // bits
     shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
     codes = (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
-    return codes.reshape(*packed.shape[:-1], packed.shape[-1] * per_byte)
+    flat: np.ndarray = codes.reshape(*packed.shape[:-1], packed.shape[-1] * per_byte)
+    return flat
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
@@ -36,7 +37,8 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     per_byte = 8 // bits
     lanes = codes.reshape(*codes.shape[:-1], codes.shape[-1] // per_byte, per_byte)
     shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
-    return np.bitwise_or.reduce(lanes << shifts, axis=-1).astype(np.uint8)
+    packed: np.ndarray = np.bitwise_or.reduce(lanes << shifts, axis=-1).astype(np.uint8)
+    return packed
 
 
 def base3_width(n: int) -> int:

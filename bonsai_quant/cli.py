@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from . import answers, tables
+from . import answers
 from .checks import Checks
 from .convert import convert as run_convert
 from .demo import demo as run_demo
@@ -58,14 +58,20 @@ def choosing(command: Command) -> Command:
         click.option("--mode", metavar="MODE", help=f"{' or '.join(MODES)}."),
         click.option("--recipe", metavar="FILE", help="A YAML recipe, or a shipped one's name."),
         click.option("--solver", metavar="NAME", help=f"{', '.join(SOLVER_NAMES)}."),
-        click.option("-f", "--format", "formats", multiple=True, metavar="F",
-                     help=f"{', '.join(FORMAT_NAMES)}; repeat or separate by commas "
-                          f"[{','.join(DEFAULT_FORMATS)}]."),
+        click.option(
+            "-f",
+            "--format",
+            "formats",
+            multiple=True,
+            metavar="F",
+            help=f"{', '.join(FORMAT_NAMES)}; repeat or separate by commas "
+            f"[{','.join(DEFAULT_FORMATS)}].",
+        ),
         click.option("--revision", help="Branch, tag or commit on the Hub."),
         click.option("--threads", type=int, metavar="N", help="Threads that solve [all cores]."),
         click.option("--max-memory", type=int, metavar="BYTES", help="Refuse if more is needed."),
         click.option("--strict", is_flag=True, help="Take warnings about the source as errors."),
-    ):  # fmt: skip
+    ):
         command = option(command)
     return command
 
@@ -92,9 +98,15 @@ def cli() -> None:
 @choosing
 @common
 def convert(
-    source: str, out: str | None, overwrite: bool, resume: bool, dry_run: bool, allow_zero: bool,
-    no_sanity: bool, **options: Any,
-) -> None:  # fmt: skip
+    source: str,
+    out: str | None,
+    overwrite: bool,
+    resume: bool,
+    dry_run: bool,
+    allow_zero: bool,
+    no_sanity: bool,
+    **options: Any,
+) -> None:
     """Convert SOURCE (a file, a folder or a Hub id) into packs: OUT/bonsai, OUT/mlx, OUT/gemlite.
 
     \b
@@ -107,8 +119,15 @@ def convert(
         show(answers.planned(run_plan(source, **options)))
         return
     with _bar("converting", show) as progress:
-        made = run_convert(source, out=out, overwrite=overwrite, resume=resume, progress=progress,
-                           checks=Checks(not allow_zero, not no_sanity), **options)  # fmt: skip
+        made = run_convert(
+            source,
+            out=out,
+            overwrite=overwrite,
+            resume=resume,
+            progress=progress,
+            checks=Checks(not allow_zero, not no_sanity),
+            **options,
+        )
     show(answers.converted(made))
 
 
@@ -132,8 +151,9 @@ def plan(source: str, name: str | None, **options: Any) -> None:
 
 @cli.command()
 @click.argument("pack")
-@click.option("-f", "--format", "format_name", required=True, metavar="F",
-              help=f"{', '.join(FORMAT_NAMES)}.")  # fmt: skip
+@click.option(
+    "-f", "--format", "format_name", required=True, metavar="F", help=f"{', '.join(FORMAT_NAMES)}."
+)
 @click.option("-o", "--out", required=True, metavar="OUT", help="Output folder.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier pack of this program.")
 @click.option("--threads", type=int, metavar="N", help="Threads [all cores].")
@@ -148,8 +168,14 @@ def export(
     """
     show = _manners(options)
     with _bar("exporting", show) as progress:
-        manifest = run_export(pack, format=format_name, out=out, overwrite=overwrite,
-                              threads=threads, progress=progress)  # fmt: skip
+        manifest = run_export(
+            pack,
+            format=format_name,
+            out=out,
+            overwrite=overwrite,
+            threads=threads,
+            progress=progress,
+        )
     show(answers.exported(Path(out), manifest))
 
 
@@ -221,8 +247,9 @@ def doctor(**options: Any) -> None:
 def demo(out: str, seed: int, **options: Any) -> None:
     """Run plan, convert, verify, inspect and diff on a small model made on the spot."""
     show = _manners(options)
-    made = run_demo(out, seed=seed, say=lambda line: None if show.quiet else click.echo(
-        f"- {line}", err=True))  # fmt: skip
+    made = run_demo(
+        out, seed=seed, say=lambda line: None if show.quiet else click.echo(f"- {line}", err=True)
+    )
     show(answers.demonstrated(made))
 
 
@@ -233,6 +260,7 @@ class Show:
         self.as_json, self.quiet = as_json, quiet
 
     def __call__(self, answer: answers.Answer) -> None:
+        """Print one answer."""
         if self.as_json:
             click.echo(json.dumps({"schema_version": SCHEMA_VERSION} | answer.data, indent=2))
         elif not self.quiet:
@@ -303,7 +331,9 @@ def _explain(e: BaseException) -> int:
     if isinstance(e, BonsaiError):
         _complain(f"error[{e.kind}]: {e}")
         return e.exit_code
-    _complain(f"error[bug]: {type(e).__name__}: {printable(e)} -> run again with --debug and report")
+    _complain(
+        f"error[bug]: {type(e).__name__}: {printable(e)} -> run again with --debug and report"
+    )
     return 1
 
 

@@ -1,4 +1,4 @@
-"""The heart: for each planned tensor read -> solve -> measure -> write, then publish by one rename."""
+"""The heart: read -> solve -> measure -> write each planned tensor, then one rename."""
 
 from __future__ import annotations
 
@@ -66,14 +66,22 @@ class _Run:
         with self.lock:
             self.stats[tensor.name] = finished.stats
         plain = {f: {n: [s.xxh3, s.crc32] for n, s in p.items()} for f, p in sums.items()}
-        self.journal.add({"tensor": tensor.name, "source": finished.source_digest, "sums": plain,
-                          "stats": to_json(finished.stats)})  # fmt: skip
+        self.journal.add(
+            {
+                "tensor": tensor.name,
+                "source": finished.source_digest,
+                "sums": plain,
+                "stats": to_json(finished.stats),
+            }
+        )
 
     def _check_resumed(self, finished: Finished) -> None:
         name = finished.planned.tensor.name
         if self.resumed[name] != finished.source_digest:
-            raise OutputExists(f"the interrupted run read another {name} than the source now holds",
-                               hint="run without --resume to start again")  # fmt: skip
+            raise OutputExists(
+                f"the interrupted run read another {name} than the source now holds",
+                hint="run without --resume to start again",
+            )
 
 
 def convert(
@@ -99,11 +107,21 @@ def convert(
     None.  progress: called with the bytes read and tensors finished since its last call.
     Raises the errors of `errors.py`; whatever fails, an existing OUT is as it was.
     """
-    work = plan(source, mode=mode, recipe=recipe, solver=solver, formats=formats, revision=revision,
-                threads=threads, max_memory=max_memory, strict=strict)  # fmt: skip
+    work = plan(
+        source,
+        mode=mode,
+        recipe=recipe,
+        solver=solver,
+        formats=formats,
+        revision=revision,
+        threads=threads,
+        max_memory=max_memory,
+        strict=strict,
+    )
     target = Path(out) if out is not None else default_out(source, work.info.mode)
-    return write_packs(work, target, overwrite=overwrite, resume=resume, checks=checks,
-                       progress=progress)  # fmt: skip
+    return write_packs(
+        work, target, overwrite=overwrite, resume=resume, checks=checks, progress=progress
+    )
 
 
 def write_packs(
@@ -115,7 +133,7 @@ def write_packs(
     checks: Checks = Checks(),
     progress: Progress = lambda n_bytes, n_tensors: None,
 ) -> Converted:
-    """Carry out a plan. What an interruption or a full disk leaves is kept beside OUT for `resume`."""
+    """Carry out a plan. What an interruption or a full disk leaves is kept for `resume`."""
     from .pipeline import run
 
     check_output(out, plan, overwrite=overwrite)
@@ -125,14 +143,18 @@ def write_packs(
         with _opened(plan, staging, resume) as state:
             digests = run(plan, state.take, checks=checks, done=state.resumed, progress=progress)
             stats = tuple(state.stats[name] for name in sorted(state.stats))
-            made = Provenance(plan.recipe, source_record(plan.source, digests), measure(stats),
-                              layers_csv(stats))  # fmt: skip
+            made = Provenance(
+                plan.recipe, source_record(plan.source, digests), measure(stats), layers_csv(stats)
+            )
             with ThreadPoolExecutor(plan.threads) as pool:  # reading back and hashing, in parallel
                 finished = pool.map(lambda w: w.finish(made), state.writers.values())
                 manifests = dict(zip(state.writers, finished, strict=True))
         state.journal.remove()
-        staging.commit({f"{n}/{f.path}" for n, m in manifests.items() for f in m.files}
-                       | {f"{n}/manifest.json" for n in manifests}, overwrite=overwrite)  # fmt: skip
+        staging.commit(
+            {f"{n}/{f.path}" for n, m in manifests.items() for f in m.files}
+            | {f"{n}/manifest.json" for n in manifests},
+            overwrite=overwrite,
+        )
     return Converted(out, manifests, stats)
 
 
@@ -155,7 +177,7 @@ def _opened(plan: Plan, staging: Staging, resume: bool) -> Iterator[_Run]:
 
 
 def _purpose(plan: Plan) -> dict[str, Any]:
-    """What a journal is bound to. The source's bytes are compared tensor by tensor as they are read."""
+    """What a journal is bound to. The source's bytes are compared as they are read."""
     return {
         "files": [[f.name, f.size] for f in plan.source.files],
         "formats": plan.formats,
@@ -176,7 +198,9 @@ def _believe_what_is_true(plan: Plan, state: _Run) -> None:
         if stats is None or not isinstance(said, dict) or set(said) != set(state.writers):
             continue
         sums = {f: sums_from_json(v) for f, v in said.items()}
-        if all(s is not None and state.writers[f].holds(planned.tensor, s) for f, s in sums.items()):
+        if all(
+            s is not None and state.writers[f].holds(planned.tensor, s) for f, s in sums.items()
+        ):
             state.stats[planned.tensor.name] = stats
             state.resumed[planned.tensor.name] = entry["source"]
             state.journal.add(entry)
@@ -192,7 +216,7 @@ def _stats_from_json(value: object) -> LayerStats | None:
 
 @contextlib.contextmanager
 def _kept_for_resume(staging: Staging) -> Iterator[None]:
-    """Keep the staging folder after an interruption or a fault of the machine, not after bad input."""
+    """Keep the staging folder after an interruption or a machine's fault, not after bad input."""
     try:
         yield
     except (KeyboardInterrupt, MemoryError, EnvironmentFault):
@@ -203,12 +227,13 @@ def _kept_for_resume(staging: Staging) -> Iterator[None]:
 def check_output(out: Path, plan: Plan, *, overwrite: bool) -> None:
     """Refuse an output that is there, or that would touch the source."""
     target = Path(os.path.realpath(out))
-    inputs = [Path(os.path.realpath(p)) for p in
-              (plan.source.place, *(f.path for f in plan.source.files))]  # fmt: skip
-    for path in inputs:
+    inputs = [Path(plan.source.place), *(f.path for f in plan.source.files)]
+    for path in (Path(os.path.realpath(p)) for p in inputs):
         if path.is_relative_to(target) or target.is_relative_to(path):
-            raise UsageError(f"the output {out} and the source {plan.source.place} overlap",
-                             hint="choose an output outside of the source with -o")  # fmt: skip
+            raise UsageError(
+                f"the output {out} and the source {plan.source.place} overlap",
+                hint="choose an output outside of the source with -o",
+            )
     check_free(out, overwrite=overwrite)
 
 
@@ -223,8 +248,14 @@ def check_free(out: Path, *, overwrite: bool) -> None:
             return
         raise OutputExists("exists already (empty)", where=str(out), hint="remove it or use -o")
     if not overwrite:
-        raise OutputExists("exists already", where=str(out),
-                           hint="choose another output with -o, or pass --overwrite")  # fmt: skip
+        raise OutputExists(
+            "exists already",
+            where=str(out),
+            hint="choose another output with -o, or pass --overwrite",
+        )
     if not is_ours(out):
-        raise OutputExists("is not a pack of this program, or holds other files too",
-                           where=str(out), hint="choose another output with -o")  # fmt: skip
+        raise OutputExists(
+            "is not a pack of this program, or holds other files too",
+            where=str(out),
+            hint="choose another output with -o",
+        )

@@ -45,7 +45,9 @@ def demo(
     """
     folder = Path(out)
     if folder.exists():
-        raise OutputExists("exists already", where=str(folder), hint="remove it, or name another -o")
+        raise OutputExists(
+            "exists already", where=str(folder), hint="remove it, or name another -o"
+        )
     say(f"make a small FLUX.2 checkpoint with random weights: {folder / 'source'}")
     source = make_checkpoint(folder / "source", seed=seed)
     say("plan: what will happen to every tensor, from headers alone")

@@ -8,9 +8,7 @@ from .jit import kernel
 from .schema import PackedLayer
 
 
-def affine(
-    codes: np.ndarray, bits: int, scales: np.ndarray, biases: np.ndarray
-) -> np.ndarray:
+def affine(codes: np.ndarray, bits: int, scales: np.ndarray, biases: np.ndarray) -> np.ndarray:
     """w = code * scale + bias, in float32.
 
     codes: [rows, in * bits / 8] uint8.  scales, biases: [rows, in / 128] float32 -> [rows, in].

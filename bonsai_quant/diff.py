@@ -62,8 +62,11 @@ def diff(
     """Compare tensor by tensor. Layers are in name order; both packs must be of one mode."""
     first, second = the_pack(Path(a)), the_pack(Path(b))
     if first.info.mode != second.info.mode:
-        raise Unsupported(f"{a} is {first.info.mode} and {b} is {second.info.mode}; codes of "
-                          "different modes cannot be compared", hint="compare packs of one mode")  # fmt: skip
+        raise Unsupported(
+            f"{a} is {first.info.mode} and {b} is {second.info.mode}; codes of "
+            "different modes cannot be compared",
+            hint="compare packs of one mode",
+        )
     mine = {(t.name, t.shape, t.packed): t for t in first.info.tensors}
     theirs = {(t.name, t.shape, t.packed): t for t in second.info.tensors}
     both = [mine[k] for k in mine if k in theirs]
@@ -76,10 +79,13 @@ def diff(
     with ThreadPoolExecutor(choose_threads(threads)[0]) as pool:
         layers = tuple(pool.map(one, both))
     return PackDiff(
-        Path(a), Path(b), _settings(first, second),
+        Path(a),
+        Path(b),
+        _settings(first, second),
         tuple(sorted(k[0] for k in mine if k not in theirs)),
-        tuple(sorted(k[0] for k in theirs if k not in mine)), layers,
-    )  # fmt: skip
+        tuple(sorted(k[0] for k in theirs if k not in mine)),
+        layers,
+    )
 
 
 def worst(layers: Sequence[LayerDiff], n: int) -> list[LayerDiff]:
@@ -99,7 +105,7 @@ def _compare(a: Pack, b: Pack, tensor: PackTensor) -> LayerDiff:
 
 
 def _flips(a: np.ndarray, b: np.ndarray, bits: int) -> tuple[int, int]:
-    """Number of codes that differ, and of those whose sign does. The codes 0 and 2 differ in bit 1."""
+    """Number of codes that differ, and of those whose sign does."""
     changed = a ^ b
     if bits == 1:
         n = _ones(changed)
@@ -116,13 +122,17 @@ def _ones(bits: np.ndarray) -> int:
 
 def _settings(a: Pack, b: Pack) -> tuple[tuple[str, str, str], ...]:
     """What the two packs say of themselves, where they differ."""
+
     def facts(p: Pack) -> dict[str, str]:
         m = p.manifest
         said = {"base": p.info.base, "format": p.format.name}
         if m:
             hashes = ", ".join(str(f["sha256"])[:12] for f in m.source.files)
-            said |= {"solver": str(m.recipe.get("solver")), "source": hashes,
-                     "version": m.tool["version"]}  # fmt: skip
+            said |= {
+                "solver": str(m.recipe.get("solver")),
+                "source": hashes,
+                "version": m.tool["version"],
+            }
         return said
 
     x, y = facts(a), facts(b)

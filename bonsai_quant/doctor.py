@@ -23,9 +23,11 @@ class Finding:
 
 
 def doctor() -> tuple[Finding, ...]:
-    """Look at the installed packages and the machine; imports nothing heavy, opens no connection."""
+    """Look at the packages and the machine; imports nothing heavy, opens no connection."""
     return (
-        Finding("convert, export, verify (file, codes)", True, f"Python {platform.python_version()}"),
+        Finding(
+            "convert, export, verify (file, codes)", True, f"Python {platform.python_version()}"
+        ),
         _mlx(),
         _gemlite(),
         _needs("checkpoints of diffusers' own class (tests, tools)", ("torch", "diffusers"), "run"),
@@ -45,8 +47,12 @@ def _needs(part: str, packages: tuple[str, ...], extra: str) -> Finding:
     found = {p: _installed(p) for p in packages}
     missing = [p for p, v in found.items() if v is None]
     if missing:
-        return Finding(part, False, f"{', '.join(missing)} not installed",
-                       f"pip install 'bonsai-quant[{extra}]'")  # fmt: skip
+        return Finding(
+            part,
+            False,
+            f"{', '.join(missing)} not installed",
+            f"pip install 'bonsai-quant[{extra}]'",
+        )
     return Finding(part, True, ", ".join(f"{p} {v}" for p, v in found.items()))
 
 
@@ -56,14 +62,19 @@ def _mlx() -> Finding:
         return finding
     numbers = tuple(int(n) for n in (_installed("mlx") or "0").split(".")[:3] if n.isdecimal())
     if numbers < MLX_NEEDED:
-        return Finding(finding.part, False, f"{finding.detail}: aborts on 1-bit packs",
-                       "pip install 'mlx>=0.32.4'")  # fmt: skip
+        return Finding(
+            finding.part,
+            False,
+            f"{finding.detail}: aborts on 1-bit packs",
+            "pip install 'mlx>=0.32.4'",
+        )
     return finding
 
 
 def _gemlite() -> Finding:
-    finding = _needs("verify --level kernel on gemlite packs", ("torch", "triton", "gemlite"),
-                     "gemlite")  # fmt: skip
+    finding = _needs(
+        "verify --level kernel on gemlite packs", ("torch", "triton", "gemlite"), "gemlite"
+    )
     if not finding.works:
         return finding
     gpu = Path("/proc/driver/nvidia/version").exists()
@@ -81,5 +92,8 @@ def _memory() -> Finding:
 
 def _disk() -> Finding:
     free = shutil.disk_usage(".").free
-    return Finding("disk", free > 5_000_000_000, f"{free / 1e9:.1f} GB free here; the three packs of "
-                   "Klein 4B take 4.2 GB")  # fmt: skip
+    return Finding(
+        "disk",
+        free > 5_000_000_000,
+        f"{free / 1e9:.1f} GB free here; the three packs of Klein 4B take 4.2 GB",
+    )

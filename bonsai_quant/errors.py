@@ -1,4 +1,4 @@
-"""The ways a run can fail: each class is one exit code, each message says what, where, what next."""
+"""How a run can fail: each class is one exit code, each message says what, where, what next."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import unicodedata
 
 
 def printable(text: object) -> str:
-    """Escape control, format and surrogate characters, so that a hostile name cannot forge output."""
+    """Escape control and format characters, so that a hostile name cannot forge output."""
     return "".join(
         c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode()
         for c in str(text)

@@ -54,16 +54,19 @@ def the_pack(path: Path) -> Pack:
     """The pack at `path`, or the first of those that a conversion put there."""
     folders = find_packs(path)
     if not folders:
-        raise BadInput("holds no pack", where=str(path),
-                       hint="give a folder made by `bonsai-quant convert`")  # fmt: skip
+        raise BadInput(
+            "holds no pack", where=str(path), hint="give a folder made by `bonsai-quant convert`"
+        )
     return open_pack(folders[0])
 
 
 def _check_apart(folder: Path, out: Path) -> None:
     here, there = folder.resolve(), out.resolve()
     if here == there or there.is_relative_to(here) or here.is_relative_to(there):
-        raise UsageError(f"the output {out} and the pack {folder} overlap",
-                         hint="choose an output outside of the pack with -o")  # fmt: skip
+        raise UsageError(
+            f"the output {out} and the pack {folder} overlap",
+            hint="choose an output outside of the pack with -o",
+        )
 
 
 def _check_room(pack: Pack, name: str, out: Path) -> None:
@@ -71,8 +74,11 @@ def _check_room(pack: Pack, name: str, out: Path) -> None:
     need = sum(f.size for f in planned_files(pack.info, [name])) + SLACK_BYTES
     have = free_bytes(out.parent)
     if need > have:
-        raise EnvironmentFault(f"needs {need} bytes, {have} are free", where=str(out),
-                               hint="free some space, or choose another disk with -o")  # fmt: skip
+        raise EnvironmentFault(
+            f"needs {need} bytes, {have} are free",
+            where=str(out),
+            hint="free some space, or choose another disk with -o",
+        )
 
 
 def _copy(pack: Pack, writer: PackWriter, threads: int, progress: Progress) -> None:
@@ -104,5 +110,9 @@ def _provenance(pack: Pack) -> manifests.Provenance:
         source = manifests.SourceRecord(id=None, revision=None, layout="unknown", files=[])
         return manifests.Provenance(recipe, source, None, None)
     csv = pack.folder / "layers.csv"
-    return manifests.Provenance(Recipe.model_validate(said.recipe), said.source, said.measured,
-                                fs.read_small(csv) if csv.is_file() else None)  # fmt: skip
+    return manifests.Provenance(
+        Recipe.model_validate(said.recipe),
+        said.source,
+        said.measured,
+        fs.read_small(csv) if csv.is_file() else None,
+    )

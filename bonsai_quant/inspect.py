@@ -25,7 +25,7 @@ class Inspection:
 
 
 def inspect(path: str | Path) -> tuple[Inspection, ...]:
-    """Every pack at `path`, or the checkpoint, or the bare safetensors or .pt file, that is there."""
+    """Every pack at `path`, or the checkpoint, or the bare safetensors or .pt file."""
     place = Path(path)
     if not place.exists():
         raise BadInput("no such file or folder", where=str(path), hint="check the path")
@@ -54,10 +54,12 @@ def _pack(pack: Pack) -> Inspection:
     if m is None:
         facts.append(("manifest", "none of this program"))
     else:
-        facts += [("bits per packed weight", f"{m.bits_per_weight:g}"),
-                  ("solver", str(m.recipe.get("solver"))),
-                  ("source", m.source.id or ", ".join(str(f["name"]) for f in m.source.files)),
-                  ("made by", f"{m.tool['name']} {m.tool['version']}")]  # fmt: skip
+        facts += [
+            ("bits per packed weight", f"{m.bits_per_weight:g}"),
+            ("solver", str(m.recipe.get("solver"))),
+            ("source", m.source.id or ", ".join(str(f["name"]) for f in m.source.files)),
+            ("made by", f"{m.tool['name']} {m.tool['version']}"),
+        ]
     if m and m.measured:
         facts.append(("relative error", f"{m.measured.relative_error:.4f}"))
     return Inspection(pack.folder, "pack", tuple(facts), specs)

@@ -1,4 +1,4 @@
-"""numba's compiler, set up once: no GIL inside kernels, machine code cached where that is possible."""
+"""numba's compiler, set up once: no GIL inside kernels, machine code cached where possible."""
 
 from __future__ import annotations
 

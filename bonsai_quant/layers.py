@@ -9,9 +9,20 @@ from collections.abc import Iterable
 from .schema import LayerStats
 
 COLUMNS = (
-    "name", "shape", "action", "relative_error", "sqnr_db", "cosine", "zero_share", "scale_min",
-    "scale_max", "groups_below_grid", "inexact", "source_bytes", "stored_bytes",
-)  # fmt: skip
+    "name",
+    "shape",
+    "action",
+    "relative_error",
+    "sqnr_db",
+    "cosine",
+    "zero_share",
+    "scale_min",
+    "scale_max",
+    "groups_below_grid",
+    "inexact",
+    "source_bytes",
+    "stored_bytes",
+)
 
 
 def layers_csv(stats: Iterable[LayerStats]) -> bytes:

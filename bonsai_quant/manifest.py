@@ -114,12 +114,12 @@ def build_manifest(
 ) -> Manifest:
     """The manifest of one format folder, without times or machine names."""
     return Manifest(
-        schema_version=SCHEMA_VERSION,
+        schema_version=1,
         tool={"name": TOOL, "version": __version__},
         format=format_name,
         base=info.base,
         mode=info.mode,
-        group_size=GROUP,
+        group_size=128,
         recipe=made.recipe.model_dump(mode="json"),
         source=made.source,
         counts=Counts(
@@ -131,9 +131,11 @@ def build_manifest(
         ),
         bits_per_weight=bits_per_weight(format_name, info),
         measured=made.measured,
-        files=[ManifestFile(path=f.path, remote_path=f.path, size=f.size, sha256=f.sha256)
-               for f in sorted(files, key=lambda f: f.path)],
-    )  # fmt: skip
+        files=[
+            ManifestFile(path=f.path, remote_path=f.path, size=f.size, sha256=f.sha256)
+            for f in sorted(files, key=lambda f: f.path)
+        ],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,21 +165,28 @@ def measure(stats: Sequence[LayerStats]) -> Measured:
 def source_record(source: Source, digests: dict[str, str]) -> SourceRecord:
     """digests: sha256 of every file read, by name."""
     files = [{"name": f.name, "size": f.size, "sha256": digests[f.name]} for f in source.files]
-    return SourceRecord(id=source.hub_id, revision=source.revision, layout=source.model.layout,
-                        files=files)  # fmt: skip
+    return SourceRecord(
+        id=source.hub_id, revision=source.revision, layout=source.model.layout, files=files
+    )
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a pack's folder, read strictly."""
     path = folder / NAME
     if not path.exists():
-        raise BadInput("has no manifest.json: not a complete pack of this program",
-                       where=str(folder), hint="convert again, or see `inspect`")  # fmt: skip
+        raise BadInput(
+            "has no manifest.json: not a complete pack of this program",
+            where=str(folder),
+            hint="convert again, or see `inspect`",
+        )
     try:
         data = strict_json(fs.read_small(path))
         if isinstance(data, dict) and data.get("schema_version", 1) != SCHEMA_VERSION:
-            raise Unsupported(f"has schema version {data['schema_version']}; this version reads "
-                              f"{SCHEMA_VERSION}", where=str(path), hint="upgrade bonsai-quant")  # fmt: skip
+            raise Unsupported(
+                f"has schema version {data['schema_version']}; this version reads {SCHEMA_VERSION}",
+                where=str(path),
+                hint="upgrade bonsai-quant",
+            )
         manifest = Manifest.model_validate(data)
     except pydantic.ValidationError as e:
         problem = e.errors()[0]

@@ -17,9 +17,9 @@ from .formats.format import decode_kept, kept_spec
 from .manifest import NAME as MANIFEST
 from .manifest import Manifest, is_foreign_manifest, read_manifest
 from .schema import (
+    FORMAT_NAMES,
     GROUP,
     NUMPY_DTYPE,
-    FORMAT_NAMES,
     Mode,
     PackedLayer,
     PackInfo,
@@ -104,18 +104,27 @@ def weight_file(folder: Path) -> tuple[str, Mode, Path] | None:
 
 
 def open_pack(folder: Path) -> Pack:
-    """Open a pack of any format; its weight file must hold exactly the tensors that it calls for."""
+    """Open a pack of any format; its weight file must hold exactly the tensors it calls for."""
     found = weight_file(folder)
     if found is None:
-        raise BadInput("is not a pack", where=str(folder),
-                       hint=f"give a folder with {FORMATS['bonsai'].weights_path('ternary')}, or "
-                            "see `bonsai-quant inspect`")  # fmt: skip
+        raise BadInput(
+            "is not a pack",
+            where=str(folder),
+            hint=f"give a folder with {FORMATS['bonsai'].weights_path('ternary')}, or "
+            "see `bonsai-quant inspect`",
+        )
     name, mode, path = found
-    manifest = None if not (folder / MANIFEST).exists() or is_foreign_manifest(folder) \
-        else read_manifest(folder)  # fmt: skip
+    manifest = (
+        None
+        if not (folder / MANIFEST).exists() or is_foreign_manifest(folder)
+        else read_manifest(folder)
+    )
     if manifest and manifest.format != name:
-        raise BadInput(f"holds a {name} pack, but its manifest says {manifest.format}",
-                       where=str(folder), hint="convert again")  # fmt: skip
+        raise BadInput(
+            f"holds a {name} pack, but its manifest says {manifest.format}",
+            where=str(folder),
+            hint="convert again",
+        )
     fmt = FORMATS[name]
     stored = _index(path)
     mode, tensors = _inventory(name, mode, stored, manifest, path)
@@ -146,13 +155,21 @@ def _inventory(
     sizes = {n: _shape_of(name, n, shapes, path) for n in linears}
     bits = {b for _, _, b in sizes.values()}
     if len(bits) != 1 or not bits <= {1, 2}:
-        raise Unsupported(f"mixes code widths {sorted(bits)}", where=str(path),
-                          hint="one width per pack is supported")  # fmt: skip
+        raise Unsupported(
+            f"mixes code widths {sorted(bits)}",
+            where=str(path),
+            hint="one width per pack is supported",
+        )
     mode = "ternary" if bits == {2} else "binary"
-    packed = [PackTensor(f"{n}.weight", (out, width), _action(n, mode, manifest))
-              for n, (out, width, _) in sizes.items()]  # fmt: skip
-    kept = [PackTensor(n, s, "keep") for n, s in shapes.items()
-            if n.endswith(".weight") and n.removesuffix(".weight") not in sizes]  # fmt: skip
+    packed = [
+        PackTensor(f"{n}.weight", (out, width), _action(n, mode, manifest))
+        for n, (out, width, _) in sizes.items()
+    ]
+    kept = [
+        PackTensor(n, s, "keep")
+        for n, s in shapes.items()
+        if n.endswith(".weight") and n.removesuffix(".weight") not in sizes
+    ]
     return mode, tuple(sorted(packed + kept, key=lambda t: t.name))
 
 
@@ -163,8 +180,11 @@ def _shape_of(
     codes = shapes.get(f"{linear}{'.weight' if name == 'mlx' else MARKS[name]}", ())
     scales = shapes.get(f"{linear}.scales", ())
     if len(codes) != 2 or len(scales) != 2:
-        raise BadInput("lacks codes or scales of two axes", hint="convert again",
-                       where=(path, f"tensor {linear}"))  # fmt: skip
+        raise BadInput(
+            "lacks codes or scales of two axes",
+            hint="convert again",
+            where=(path, f"tensor {linear}"),
+        )
     if name == "gemlite":
         codes, scales = codes[::-1], scales[::-1]
     out, n = codes[0], scales[1] * GROUP
@@ -179,16 +199,25 @@ def _unpacked_inventory(
     from .recipe import Recipe, apply_overrides
 
     if manifest is None:
-        raise Unsupported("is dense, and no manifest says in which mode", where=str(path),
-                          hint="use it as the SOURCE of `convert`")  # fmt: skip
+        raise Unsupported(
+            "is dense, and no manifest says in which mode",
+            where=str(path),
+            hint="use it as the SOURCE of `convert`",
+        )
     dense = {n: StoredTensor(TensorSpec(n, "BF16", s), path, 0) for n, s in shapes.items()}
     model = detect(dense, str(path))
     packable = [t.name.removesuffix(".weight") for t in model.tensors if t.packable]
     chosen = apply_overrides(Recipe.model_validate(manifest.recipe), packable)
     tensors = [
-        PackTensor(t.name, t.shape, chosen.get(t.name.removesuffix(".weight"),
-                   (manifest.mode if t.packable else "keep", ""))[0]) for t in model.tensors
-    ]  # fmt: skip
+        PackTensor(
+            t.name,
+            t.shape,
+            chosen.get(
+                t.name.removesuffix(".weight"), (manifest.mode if t.packable else "keep", "")
+            )[0],
+        )
+        for t in model.tensors
+    ]
     return manifest.mode, tuple(tensors)
 
 
@@ -197,7 +226,7 @@ def _action(linear: str, mode: Mode, manifest: Manifest | None) -> Mode:
     import fnmatch
 
     action: Mode = mode
-    for rule in (manifest.recipe.get("layers", []) if manifest else []):
+    for rule in manifest.recipe.get("layers", []) if manifest else []:
         if fnmatch.fnmatch(linear, rule["match"]) and rule["action"] in MODES:
             action = rule["action"]
     return action
@@ -231,13 +260,16 @@ def _check_specs(
         if name not in stored:
             raise BadInput("is missing", where=(path, f"tensor {name}"), hint="convert again")
         if name not in expected:
-            raise BadInput("has no place in this format", where=(path, f"tensor {name}"),
-                           hint="convert again")  # fmt: skip
+            raise BadInput(
+                "has no place in this format", where=(path, f"tensor {name}"), hint="convert again"
+            )
         found, due = stored[name].spec, expected[name]
         if (found.dtype, found.shape) != (due.dtype, due.shape):
-            raise BadInput(f"is {found.dtype} {list(found.shape)}, expected {due.dtype} "
-                           f"{list(due.shape)}", where=(path, f"tensor {name}"),
-                           hint="convert again")  # fmt: skip
+            raise BadInput(
+                f"is {found.dtype} {list(found.shape)}, expected {due.dtype} {list(due.shape)}",
+                where=(path, f"tensor {name}"),
+                hint="convert again",
+            )
 
 
 def is_ours(out: Path) -> bool:
@@ -253,5 +285,7 @@ def is_ours(out: Path) -> bool:
             return False
         listed |= {str((folder / f.path).relative_to(out)) for f in manifest.files}
         listed.add(str((folder / MANIFEST).relative_to(out)))
-    there = {os.path.relpath(os.path.join(at, n), out) for at, _, names in os.walk(out) for n in names}
+    there = {
+        os.path.relpath(os.path.join(at, n), out) for at, _, names in os.walk(out) for n in names
+    }
     return bool(folders) and there <= listed

@@ -43,12 +43,15 @@ class PackWriter:
 
     def holds(self, tensor: PackTensor, sums: Mapping[str, Sums]) -> bool:
         """Whether an interrupted run wrote this tensor here, checked byte for byte."""
-        names = {s.name for s in self.format.parts(tensor, self.info.bits)} if tensor.packed \
-            else {tensor.name}  # fmt: skip
+        names = (
+            {s.name for s in self.format.parts(tensor, self.info.bits)}
+            if tensor.packed
+            else {tensor.name}
+        )
         return names == set(sums) and all(self.weights.holds(n, s) for n, s in sums.items())
 
     def finish(self, made: manifests.Provenance) -> manifests.Manifest:
-        """Complete the folder: weights forced to disk and read back, sidecars, then the manifest."""
+        """Complete the folder: weights to disk and read back, sidecars, then the manifest."""
         path = self.format.weights_path(self.info.mode)
         size, sha256 = self.weights.finish()
         records = [FileRecord(path, size, sha256)]

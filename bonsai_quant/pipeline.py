@@ -48,7 +48,9 @@ def run(
     checks: refuse tensors of zeros and implausible magnitudes.
     """
     assemblies = {
-        t.tensor.name: Assembly(t, plan.recipe.solver, plan.info.bits, checks, t.tensor.name in done)
+        t.tensor.name: Assembly(
+            t, plan.recipe.solver, plan.info.bits, checks, t.tensor.name in done
+        )
         for t in plan.tensors
     }
     lock = threading.Lock()
@@ -120,13 +122,20 @@ def _read(file: SourceFile, plan: Plan) -> Iterator[tuple[Span | None, np.ndarra
 
 
 def _changed(file: SourceFile) -> BadInput:
-    return BadInput("changed during the run", where=str(file.path),
-                    hint="let nothing write to the source, and run again")  # fmt: skip
+    return BadInput(
+        "changed during the run",
+        where=str(file.path),
+        hint="let nothing write to the source, and run again",
+    )
 
 
 def _spans_by_offset(file: SourceFile, plan: Plan) -> list[Span]:
-    spans = [Span(t, p.stored, p.start, p.stop, p.at) for t in plan.tensors for p in t.pieces
-             if p.stored.path == file.path]  # fmt: skip
+    spans = [
+        Span(t, p.stored, p.start, p.stop, p.at)
+        for t in plan.tensors
+        for p in t.pieces
+        if p.stored.path == file.path
+    ]
     return sorted(spans, key=lambda s: s.stored.offset + s.start * s.stored.row_bytes)
 
 
@@ -150,5 +159,8 @@ def _typed(span: Span, data: np.ndarray) -> np.ndarray:
 def _compare_with_hub(plan: Plan, file: SourceFile, digest: str) -> None:
     announced = plan.source.hub_sha256.get(file.name)
     if announced and announced != digest:
-        raise HubMismatch(f"has sha256 {digest}, the Hub announced {announced}",
-                          where=str(file.path), hint="delete it from the cache and fetch again")  # fmt: skip
+        raise HubMismatch(
+            f"has sha256 {digest}, the Hub announced {announced}",
+            where=str(file.path),
+            hint="delete it from the cache and fetch again",
+        )

@@ -13,6 +13,7 @@ from .schema import (
     DEFAULT_FORMATS,
     FORMAT_NAMES,
     GROUP,
+    Action,
     PackInfo,
     PackTensor,
     PlannedTensor,
@@ -89,12 +90,15 @@ def plan(
     _check_base(found, used)
     tensors = _decide(found, used)
     _check_groups(found.place, tensors)
-    info = PackInfo(found.model.base, used.mode, dict(found.config),
-                    tuple(t.tensor for t in tensors))  # fmt: skip
+    info = PackInfo(
+        found.model.base, used.mode, dict(found.config), tuple(t.tensor for t in tensors)
+    )
     memory = peak_memory(info, workers)
     if max_memory is not None and max_memory < memory:
-        raise UsageError(f"--max-memory {max_memory} is too little; this needs {memory} bytes",
-                         hint="raise it, or use fewer --threads")  # fmt: skip
+        raise UsageError(
+            f"--max-memory {max_memory} is too little; this needs {memory} bytes",
+            hint="raise it, or use fewer --threads",
+        )
     files = planned_files(info, chosen)
     return Plan(found, used, info, tensors, chosen, files, memory, workers, (*settings, setting))
 
@@ -114,8 +118,11 @@ def check_room(plan: Plan, out: Path) -> None:
     check_writable(out)
     need, have = plan.output_bytes + SLACK_BYTES, free_bytes(out)
     if need > have:
-        raise EnvironmentFault(f"needs {need} bytes, {have} are free", where=str(out),
-                               hint="free some space, or choose another disk with -o")  # fmt: skip
+        raise EnvironmentFault(
+            f"needs {need} bytes, {have} are free",
+            where=str(out),
+            hint="free some space, or choose another disk with -o",
+        )
 
 
 def explain(plan: Plan, name: str) -> PlannedTensor:
@@ -149,8 +156,11 @@ def peak_memory(info: PackInfo, threads: int) -> int:
 
 def _check_base(source: Source, recipe: Recipe) -> None:
     if recipe.base and recipe.base != source.model.base:
-        raise BadInput(f"is {source.model.base}, but the recipe is for {recipe.base}",
-                       where=source.place, hint="use another recipe")  # fmt: skip
+        raise BadInput(
+            f"is {source.model.base}, but the recipe is for {recipe.base}",
+            where=source.place,
+            hint="use another recipe",
+        )
 
 
 def _decide(source: Source, recipe: Recipe) -> tuple[PlannedTensor, ...]:
@@ -158,8 +168,8 @@ def _decide(source: Source, recipe: Recipe) -> tuple[PlannedTensor, ...]:
     overrides = apply_overrides(recipe, packable)
     planned = []
     for t in source.model.tensors:
-        action, rule = (recipe.mode, t.rule) if t.packable else ("keep", t.rule)
-        action, rule = overrides.get(t.name.removesuffix(".weight"), (action, rule))
+        default: Action = recipe.mode if t.packable else "keep"
+        action, rule = overrides.get(t.name.removesuffix(".weight"), (default, t.rule))
         planned.append(PlannedTensor(PackTensor(t.name, t.shape, action), rule, t.pieces))
     return tuple(planned)
 
@@ -168,5 +178,8 @@ def _check_groups(place: str, tensors: Sequence[PlannedTensor]) -> None:
     odd = [t.tensor for t in tensors if t.tensor.packed and t.tensor.shape[1] % GROUP]
     if odd:
         names = ", ".join(f"{t.linear} (in = {t.shape[1]})" for t in odd)
-        raise Unsupported(f"{len(odd)} layers have an input width that is not a multiple of {GROUP}:"
-                          f" {names}", where=place, hint="keep them with a recipe")  # fmt: skip
+        raise Unsupported(
+            f"{len(odd)} layers have an input width that is not a multiple of {GROUP}: {names}",
+            where=place,
+            hint="keep them with a recipe",
+        )

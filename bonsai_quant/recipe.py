@@ -110,12 +110,18 @@ def apply_overrides(recipe: Recipe, names: list[str]) -> dict[str, tuple[Action,
     for i, rule in enumerate(recipe.layers):
         matched = fnmatch.filter(names, rule.match)
         if not matched:
-            raise UsageError(f"the pattern {rule.match!r} matches no layer that can be packed"
-                             f"{_nearest(rule.match, names)}", where=f"recipe layers[{i}]",
-                             hint="see `bonsai-quant plan` for the names")  # fmt: skip
+            raise UsageError(
+                f"the pattern {rule.match!r} matches no layer that can be packed"
+                f"{_nearest(rule.match, names)}",
+                where=f"recipe layers[{i}]",
+                hint="see `bonsai-quant plan` for the names",
+            )
         if rule.action == "ternary" and recipe.mode == "binary":
-            raise UsageError("a binary pack has one bit per code and cannot hold a ternary layer",
-                             where=f"recipe layers[{i}]", hint="use mode: ternary")  # fmt: skip
+            raise UsageError(
+                "a binary pack has one bit per code and cannot hold a ternary layer",
+                where=f"recipe layers[{i}]",
+                hint="use mode: ternary",
+            )
         text = f"recipe layers[{i}]: {rule.match} -> {rule.action}"
         chosen |= {name: (rule.action, text) for name in matched}
     return chosen

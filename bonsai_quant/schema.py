@@ -30,15 +30,36 @@ BITS: dict[str, int] = {"ternary": 2, "binary": 1}
 """Bits of one code as held in memory and in the mlx and gemlite formats."""
 
 DTYPE_BYTES: dict[str, int] = {
-    "BF16": 2, "F16": 2, "F32": 4, "U8": 1, "I32": 4, "U32": 4,
-    "F64": 8, "I64": 8, "U64": 8, "I16": 2, "U16": 2, "I8": 1, "BOOL": 1,
-    "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "C64": 8,
-}  # fmt: skip
-"""Width of the safetensors dtypes of whole bytes; only those of the first line are computed with."""
+    "BF16": 2,
+    "F16": 2,
+    "F32": 4,
+    "U8": 1,
+    "I32": 4,
+    "U32": 4,
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "I16": 2,
+    "U16": 2,
+    "I8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E8M0": 1,
+    "F8_E4M3FNUZ": 1,
+    "F8_E5M2FNUZ": 1,
+    "C64": 8,
+}
+"""Bytes of the safetensors dtypes; only those of the first lines are computed with."""
 
 NUMPY_DTYPE: dict[str, str] = {
-    "BF16": "<u2", "F16": "<f2", "F32": "<f4", "U8": "u1", "I32": "<i4", "U32": "<u4",
-}  # fmt: skip
+    "BF16": "<u2",
+    "F16": "<f2",
+    "F32": "<f4",
+    "U8": "u1",
+    "I32": "<i4",
+    "U32": "<u4",
+}
 """numpy's dtype for the bytes of each; numpy has no bf16, so its 16 bits travel as uint16."""
 
 

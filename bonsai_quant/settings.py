@@ -35,8 +35,11 @@ def choose_recipe(
         raise UsageError(f"unknown solver {solver!r}{suggest(solver, SOLVER_NAMES)}")
     if recipe is None and mode is None:
         raise UsageError("no mode was chosen", hint="pass --mode ternary or --mode binary")
-    base = recipe if isinstance(recipe, Recipe) else load_recipe(
-        recipe if recipe is not None else f"klein-4b-{mode}")  # fmt: skip
+    base = (
+        recipe
+        if isinstance(recipe, Recipe)
+        else load_recipe(recipe if recipe is not None else f"klein-4b-{mode}")
+    )
     flags = {k: v for k, v in (("mode", mode), ("solver", solver)) if v is not None}
     used = Recipe.model_validate(base.model_dump() | flags)
     place = "default" if recipe is None else f"recipe {getattr(recipe, 'description', recipe)}"

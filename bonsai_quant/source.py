@@ -24,10 +24,17 @@ READABLE = ("BF16", "F16", "F32")
 FREE_CONFIG = ("axes_dims_rope", "eps", "rope_theta")
 """Fields of config.json that shapes do not tell: taken from the source when it has them."""
 STRICT_FIELDS = (
-    "attention_head_dim", "guidance_embeds", "in_channels", "joint_attention_dim",
-    "num_attention_heads", "num_layers", "num_single_layers", "timestep_guidance_channels",
-    "mlp_ratio", "out_channels",
-)  # fmt: skip
+    "attention_head_dim",
+    "guidance_embeds",
+    "in_channels",
+    "joint_attention_dim",
+    "num_attention_heads",
+    "num_layers",
+    "num_single_layers",
+    "timestep_guidance_channels",
+    "mlp_ratio",
+    "out_channels",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +71,9 @@ def open_source(place: str, *, revision: str | None = None, strict: bool = False
 
         name, _, at = place.partition("@")
         return fetch(name, revision or at or None, strict=strict)
-    raise UsageError(f"no file, folder or Hub id {place!r}",
-                     hint="give a path, or org/name for the Hub")  # fmt: skip
+    raise UsageError(
+        f"no file, folder or Hub id {place!r}", hint="give a path, or org/name for the Hub"
+    )
 
 
 def read_source(path: Path, *, strict: bool = False) -> Source:
@@ -97,16 +105,25 @@ def _weight_files(path: Path) -> tuple[Path | None, list[Path]]:
     indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
     found = sorted(p for p in folder.iterdir() if p.name.endswith(".safetensors"))
     if len(indices) > 1:
-        raise BadInput(f"holds {len(indices)} indices: {', '.join(p.name for p in indices)}",
-                       where=str(folder), hint="keep one")  # fmt: skip
+        raise BadInput(
+            f"holds {len(indices)} indices: {', '.join(p.name for p in indices)}",
+            where=str(folder),
+            hint="keep one",
+        )
     if indices:
         return folder, _shards(indices[0], found, folder)
     if len(found) > 1:
-        raise BadInput(f"holds several weight files and no index: {_names(found)}",
-                       where=str(folder), hint="name the file to convert")  # fmt: skip
+        raise BadInput(
+            f"holds several weight files and no index: {_names(found)}",
+            where=str(folder),
+            hint="name the file to convert",
+        )
     if not found:
-        raise BadInput("holds no .safetensors file", where=str(folder),
-                       hint="give a checkpoint file, a transformer folder or a pipeline folder")  # fmt: skip
+        raise BadInput(
+            "holds no .safetensors file",
+            where=str(folder),
+            hint="give a checkpoint file, a transformer folder or a pipeline folder",
+        )
     _refuse_outside(found[0], folder)
     return folder, found
 
@@ -120,14 +137,23 @@ def _shards(index: Path, found: list[Path], folder: Path) -> list[Path]:
     for name in names:
         plain = re.fullmatch(r"[\w][\w.\- ]*\.safetensors", name)
         if not plain:
-            raise BadInput(f"names the shard {name!r}, which is not a plain file name",
-                           where=str(index), hint="do not use this checkpoint")  # fmt: skip
+            raise BadInput(
+                f"names the shard {name!r}, which is not a plain file name",
+                where=str(index),
+                hint="do not use this checkpoint",
+            )
     if missing := [n for n in names if not os.path.lexists(folder / n)]:
-        raise BadInput(f"lists {len(missing)} shards that are not there: {', '.join(missing)}",
-                       where=str(index), hint="fetch the missing files")  # fmt: skip
+        raise BadInput(
+            f"lists {len(missing)} shards that are not there: {', '.join(missing)}",
+            where=str(index),
+            hint="fetch the missing files",
+        )
     if stray := [p for p in found if p.name not in names]:
-        raise BadInput(f"holds {_names(stray)} beside the shards of {index.name}",
-                       where=str(folder), hint="remove one or the other")  # fmt: skip
+        raise BadInput(
+            f"holds {_names(stray)} beside the shards of {index.name}",
+            where=str(folder),
+            hint="remove one or the other",
+        )
     for name in names:
         _refuse_outside(folder / name, folder)
     return [folder / n for n in names]
@@ -143,16 +169,20 @@ def _refuse_outside(path: Path, folder: Path) -> None:
     repo = next((p.parent for p in root.parents if p.name == "snapshots"), None)
     if repo and real.parent == repo / "blobs" and re.fullmatch(r"[0-9a-f]{40,64}", real.name):
         return
-    raise BadInput(f"is a link that leaves the model's folder (to {real})", where=str(path),
-                   hint="copy the file into the folder")  # fmt: skip
+    raise BadInput(
+        f"is a link that leaves the model's folder (to {real})",
+        where=str(path),
+        hint="copy the file into the folder",
+    )
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     table = _read_json(index)
     entries = table.get("weight_map") if isinstance(table, dict) else None
     if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):
-        raise BadInput("has no weight_map of names to files", where=str(index),
-                       hint="fetch the index again")  # fmt: skip
+        raise BadInput(
+            "has no weight_map of names to files", where=str(index), hint="fetch the index again"
+        )
     return entries
 
 
@@ -172,14 +202,23 @@ def _check_index(index: Path, headers: list[Header], folder: Path, strict: bool)
     said = _weight_map(index)
     held = {t.spec.name: h.path.name for h in headers for t in h.tensors}
     if missing := sorted(n for n in said if n not in held):
-        raise BadInput("is in the index but not in the shard", hint="fetch the shard again",
-                       where=(folder / said[missing[0]], f"tensor {missing[0]}"))  # fmt: skip
+        raise BadInput(
+            "is in the index but not in the shard",
+            hint="fetch the shard again",
+            where=(folder / said[missing[0]], f"tensor {missing[0]}"),
+        )
     if extra := sorted(n for n in held if n not in said):
-        raise BadInput("is in the shard but not in the index", hint="fetch the index again",
-                       where=(folder / held[extra[0]], f"tensor {extra[0]}"))  # fmt: skip
+        raise BadInput(
+            "is in the shard but not in the index",
+            hint="fetch the index again",
+            where=(folder / held[extra[0]], f"tensor {extra[0]}"),
+        )
     if moved := sorted(n for n in said if said[n] != held[n]):
-        raise BadInput(f"is in {held[moved[0]]}, not where the index says", where=(
-            folder / said[moved[0]], f"tensor {moved[0]}"), hint="fetch the index again")  # fmt: skip
+        raise BadInput(
+            f"is in {held[moved[0]]}, not where the index says",
+            where=(folder / said[moved[0]], f"tensor {moved[0]}"),
+            hint="fetch the index again",
+        )
     total = sum(t.spec.nbytes for h in headers for t in h.tensors)
     metadata = _read_json(index).get("metadata")
     claimed = metadata.get("total_size") if isinstance(metadata, dict) else None
@@ -196,8 +235,11 @@ def _gather(headers: list[Header]) -> dict[str, StoredTensor]:
         for t in header.tensors:
             if t.spec.name in tensors:
                 first = tensors[t.spec.name].path.name
-                raise BadInput(f"stands in {first} too", hint="keep one of the two files",
-                               where=(header.path, f"tensor {t.spec.name}"))  # fmt: skip
+                raise BadInput(
+                    f"stands in {first} too",
+                    hint="keep one of the two files",
+                    where=(header.path, f"tensor {t.spec.name}"),
+                )
             tensors[t.spec.name] = t
     return tensors
 
@@ -205,9 +247,11 @@ def _gather(headers: list[Header]) -> dict[str, StoredTensor]:
 def _check_dtypes(tensors: Mapping[str, StoredTensor]) -> None:
     for t in tensors.values():
         if t.spec.dtype not in READABLE:
-            raise Unsupported(f"has dtype {t.spec.dtype}; {', '.join(READABLE)} are read",
-                              where=(t.path, f"tensor {t.spec.name}"),
-                              hint="start from the full-precision checkpoint")  # fmt: skip
+            raise Unsupported(
+                f"has dtype {t.spec.dtype}; {', '.join(READABLE)} are read",
+                where=(t.path, f"tensor {t.spec.name}"),
+                hint="start from the full-precision checkpoint",
+            )
 
 
 def _config(folder: Path | None, model: Model) -> dict[str, Any]:
@@ -223,7 +267,10 @@ def _config(folder: Path | None, model: Model) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise BadInput("is not an object", where=str(path), hint="fetch the file again")
     if said.get("_class_name") != config["_class_name"]:
-        raise Unsupported(f"is for {said.get('_class_name')!r}; expected {config['_class_name']}",
-                          where=str(path), hint="give the folder of a FLUX.2 transformer")  # fmt: skip
+        raise Unsupported(
+            f"is for {said.get('_class_name')!r}; expected {config['_class_name']}",
+            where=str(path),
+            hint="give the folder of a FLUX.2 transformer",
+        )
     check_config(said, {k: config[k] for k in STRICT_FIELDS}, str(path))
     return config | {k: said[k] for k in FREE_CONFIG if k in said}

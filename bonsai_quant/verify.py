@@ -41,7 +41,7 @@ WEIGHT_ENDINGS = (".safetensors", ".pt", ".bin", ".pth", ".ckpt", ".gguf", ".npz
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. subject: what.  detail: the first wrong thing, or the figures."""
+    """One thing that was looked at. detail: the first wrong thing, or the figures."""
 
     level: str
     subject: str
@@ -83,8 +83,9 @@ def verify(
         raise UsageError(f"unknown backend {unknown[0]!r}{suggest(unknown[0], BACKENDS)}")
     folders = find_packs(Path(pack))
     if not folders:
-        raise BadInput("holds no pack", where=str(pack),
-                       hint="give a folder made by `bonsai-quant convert`")  # fmt: skip
+        raise BadInput(
+            "holds no pack", where=str(pack), hint="give a folder made by `bonsai-quant convert`"
+        )
     workers, _ = choose_threads(threads)
     checks = [_check_files(folder) for folder in folders]
     if level == "file" or any(c.status == "failed" for c in checks):
@@ -192,8 +193,9 @@ def _first_problem(pack: Pack, other: Pack | None, threads: int, progress: Progr
 def _differs(pack: Pack, other: Pack | None, tensor: PackTensor) -> str:
     if not tensor.packed:
         values = pack.kept(tensor)
-        if other is None or np.array_equal(values.view(np.uint16),
-                                           other.kept(tensor).view(np.uint16)):  # fmt: skip
+        if other is None or np.array_equal(
+            values.view(np.uint16), other.kept(tensor).view(np.uint16)
+        ):
             return ""
         return f"{tensor.name}: kept values differ from {other.folder.name}"
     mine = pack.parts(tensor)
@@ -209,8 +211,10 @@ def _differs(pack: Pack, other: Pack | None, tensor: PackTensor) -> str:
         wrong = a.view(np.uint32) != b.view(np.uint32)
         if wrong.any():
             row, column = (int(i) for i in np.argwhere(wrong)[0])
-            return (f"{tensor.name}: row {start + row}, column {column}: {a[row, column]:g}, but "
-                    f"{b[row, column]:g} in {other.folder.name}")  # fmt: skip
+            return (
+                f"{tensor.name}: row {start + row}, column {column}: {a[row, column]:g}, but "
+                f"{b[row, column]:g} in {other.folder.name}"
+            )
     return ""
 
 
@@ -248,12 +252,14 @@ def _differs_from(pack: Pack, finished: Finished) -> str:
         return "" if same else "kept values are not those of the source"
     assert finished.layer is not None
     layer = pack.layer(tensor)
-    for what, mine, theirs in (("code byte", layer.codes, finished.layer.codes),
-                               ("scale", layer.scales, finished.layer.scales)):  # fmt: skip
+    for what, mine, theirs in (
+        ("code byte", layer.codes, finished.layer.codes),
+        ("scale", layer.scales, finished.layer.scales),
+    ):
         wrong = mine != theirs
         if wrong.any():
             row, at = (int(i) for i in np.argwhere(wrong)[0])
-            return f"row {row}, {what} {at}: {mine[row, at]} in the pack, {theirs[row, at]} expected"
+            return f"row {row}, {what} {at}: {mine[row, at]}, expected {theirs[row, at]}"
     return ""
 
 

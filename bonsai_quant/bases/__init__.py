@@ -9,6 +9,8 @@ from ..schema import StoredTensor
 from . import flux2
 from .model import Model
 
+__all__ = ["FAMILIES", "Model", "detect"]
+
 FAMILIES = {"flux2": flux2.detect}
 
 FOREIGN: tuple[tuple[str, str, str], ...] = (
@@ -39,14 +41,16 @@ def detect(tensors: Mapping[str, StoredTensor], place: str) -> Model:
             raise Unsupported(f"is {what}", where=(place, f"tensor {name}"), hint=hint)
     if bundled := [n for n in tensors if n.startswith(BUNDLED)]:
         raise Unsupported(
-            f"bundles {len(bundled)} tensors of other parts, such as {bundled[0]}", where=place,
+            f"bundles {len(bundled)} tensors of other parts, such as {bundled[0]}",
+            where=place,
             hint="convert the transformer's own file",
-        )  # fmt: skip
+        )
     for family in FAMILIES.values():
         if model := family(tensors, place):
             return model
     some = ", ".join(sorted(tensors)[:3])
     raise Unsupported(
-        f"is none of the known families ({', '.join(FAMILIES)}); it holds {some}, ...", where=place,
+        f"is none of the known families ({', '.join(FAMILIES)}); it holds {some}, ...",
+        where=place,
         hint="see `bonsai-quant inspect` for what is in it",
-    )  # fmt: skip
+    )

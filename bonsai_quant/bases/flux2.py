@@ -1,8 +1,8 @@
 """FLUX.2: Klein 4B, Klein 9B, dev, and any other size with the same names.
 
 One table lists each tensor under its diffusers name, its shape, the tensor of the original layout
-that holds it, and which rows of that. Sizes are read from the shapes themselves. The fused qkv of the
-original double blocks is split in three; the last norm's modulation is (shift, scale) there and
+that holds it, and which rows of that. Sizes are read from the shapes themselves. The fused qkv of
+the original double blocks is split in three; the last norm's modulation is (shift, scale) there and
 (scale, shift) in diffusers, so its halves change places.
 """
 
@@ -31,7 +31,7 @@ WHOLE, SWAP = "whole", "swap halves"
 
 
 class Row(NamedTuple):
-    """name: diffusers.  shape: products of sizes, as text.  original: name there.  part: its rows."""
+    """name: diffusers.  shape: in sizes, as text.  original: name there.  part: its rows."""
 
     name: str
     shape: str
@@ -78,36 +78,46 @@ SINGLE = (
     Row("attn.norm_q", "d", "norm.query_norm"),
     Row("attn.norm_k", "d", "norm.key_norm"),
 )
-BLOCKS = (("transformer_blocks", "double_blocks", DOUBLE),
-          ("single_transformer_blocks", "single_blocks", SINGLE))  # fmt: skip
+BLOCKS = (
+    ("transformer_blocks", "double_blocks", DOUBLE),
+    ("single_transformer_blocks", "single_blocks", SINGLE),
+)
 
-LAYOUT_MARKS = {"diffusers": ("transformer_blocks.", "x_embedder."),
-                "original": ("double_blocks.", "img_in.")}  # fmt: skip
+LAYOUT_MARKS = {
+    "diffusers": ("transformer_blocks.", "x_embedder."),
+    "original": ("double_blocks.", "img_in."),
+}
 PREFIX = "model.diffusion_model."
 FLUX1_MARKS = ("double_blocks.0.img_mod.lin.weight", "transformer_blocks.0.norm1.linear.weight")
 
 
 def detect(tensors: Mapping[str, StoredTensor], place: str) -> Model | None:
-    """Recognise a FLUX.2 transformer in either layout; None when the names are of another family."""
+    """Recognise a FLUX.2 transformer in either layout; None when it is of another family."""
     tensors, prefixed = _without_prefix(tensors)
     layouts = [k for k, marks in LAYOUT_MARKS.items() if any(n.startswith(marks) for n in tensors)]
     if not layouts:
         return None
     if len(layouts) == 2:
-        raise BadInput("mixes diffusers names and original names", where=place,
-                       hint="give one layout only")  # fmt: skip
+        raise BadInput(
+            "mixes diffusers names and original names", where=place, hint="give one layout only"
+        )
     if mark := next((n for n in FLUX1_MARKS if n in tensors), ""):
-        raise Unsupported(f"is a FLUX.1 checkpoint (it has {mark}); expected FLUX.2", where=place,
-                          hint="use a FLUX.2 checkpoint, such as FLUX.2-klein-4B")  # fmt: skip
+        raise Unsupported(
+            f"is a FLUX.1 checkpoint (it has {mark}); expected FLUX.2",
+            where=place,
+            hint="use a FLUX.2 checkpoint, such as FLUX.2-klein-4B",
+        )
     layout = layouts[0]
-    counts = tuple(_count(tensors, names[layout == "original"]) for names in BLOCKS)
+    counts = _counts(tensors, layout)
     sizes = _sizes(tensors, layout, place)
     rows = list(_rows(counts, _guidance(tensors)))
     check_names({_stored_name(r, layout) for r in rows}, tensors, place)
     model = [_tensor(r, sizes, layout, tensors) for r in rows]
     base = KNOWN.get((*counts, sizes["h"], sizes["j"]), "flux2")
-    reason = (f"{layout} names, {counts[0]} double and {counts[1]} single blocks, "
-              f"hidden {sizes['h']}, text {sizes['j']}")  # fmt: skip
+    reason = (
+        f"{layout} names, {counts[0]} double and {counts[1]} single blocks, "
+        f"hidden {sizes['h']}, text {sizes['j']}"
+    )
     if prefixed:
         log.info("%s: the prefix %s was taken off %d names", place, PREFIX, prefixed)
     model.sort(key=lambda t: t.name)
@@ -136,30 +146,42 @@ def _without_prefix(
     short = {n.removeprefix(PREFIX): t for n, t in tensors.items()}
     if len(short) < len(tensors):
         first = next(n for n in prefixed if n.removeprefix(PREFIX) in tensors)
-        raise BadInput(f"holds {first} both with and without its prefix",
-                       where=str(tensors[first].path), hint="give one layout only")  # fmt: skip
+        raise BadInput(
+            f"holds {first} both with and without its prefix",
+            where=str(tensors[first].path),
+            hint="give one layout only",
+        )
     return short, len(prefixed)
 
 
-def _count(tensors: Mapping[str, StoredTensor], prefix: str) -> int:
-    found = {int(m[1]) for n in tensors if (m := re.match(rf"{prefix}\.(\d{{1,4}})\.", n))}
-    return max(found, default=-1) + 1
+def _counts(tensors: Mapping[str, StoredTensor], layout: str) -> tuple[int, int]:
+    """Number of double and of single blocks: one more than the highest index."""
+
+    def count(prefix: str) -> int:
+        found = {int(m[1]) for n in tensors if (m := re.match(rf"{prefix}\.(\d{{1,4}})\.", n))}
+        return max(found, default=-1) + 1
+
+    double, single = (ours if layout == "diffusers" else theirs for ours, theirs, _ in BLOCKS)
+    return count(double), count(single)
 
 
 def _guidance(tensors: Mapping[str, StoredTensor]) -> bool:
     return any("guidance_embedder." in n or n.startswith("guidance_in.") for n in tensors)
 
 
-def _rows(counts: tuple[int, ...], guidance: bool) -> Iterator[Row]:
+def _rows(counts: tuple[int, int], guidance: bool) -> Iterator[Row]:
     """Every tensor of a model with so many blocks, under full names."""
-    yield from (r._replace(name=f"{r.name}.weight", original=f"{r.original}.weight")
-                for r in GLOBAL + (GUIDANCE if guidance else ()))  # fmt: skip
+    yield from (
+        r._replace(name=f"{r.name}.weight", original=f"{r.original}.weight")
+        for r in GLOBAL + (GUIDANCE if guidance else ())
+    )
     for (ours, theirs, block), n in zip(BLOCKS, counts, strict=True):
         for i in range(n):
             for r in block:
                 kind = "scale" if r.shape == "d" else "weight"
-                yield r._replace(name=f"{ours}.{i}.{r.name}.weight",
-                                 original=f"{theirs}.{i}.{r.original}.{kind}")  # fmt: skip
+                yield r._replace(
+                    name=f"{ours}.{i}.{r.name}.weight", original=f"{theirs}.{i}.{r.original}.{kind}"
+                )
 
 
 def _stored_name(row: Row, layout: str) -> str:
@@ -168,21 +190,27 @@ def _stored_name(row: Row, layout: str) -> str:
 
 def _sizes(tensors: Mapping[str, StoredTensor], layout: str, place: str) -> dict[str, int]:
     """Sizes from the shapes: h hidden, i in, o out, j text, t time, d head, m MLP."""
+
     def axis(ours: str, theirs: str, rank: int, which: int) -> int:
         name = ours if layout == "diffusers" else theirs
         if name not in tensors:
-            raise BadInput(f"lacks the tensor {name}", where=place,
-                           hint="fetch the checkpoint again")  # fmt: skip
+            raise BadInput(
+                f"lacks the tensor {name}", where=place, hint="fetch the checkpoint again"
+            )
         shape = tensors[name].spec.shape
         if len(shape) != rank:
-            raise BadInput(f"has shape {list(shape)}, expected {rank} axes",
-                           where=(tensors[name].path, f"tensor {name}"),
-                           hint="fetch the checkpoint again")  # fmt: skip
+            raise BadInput(
+                f"has shape {list(shape)}, expected {rank} axes",
+                where=(tensors[name].path, f"tensor {name}"),
+                hint="fetch the checkpoint again",
+            )
         return shape[which]
 
     time = ("time_guidance_embed.timestep_embedder.linear_1.weight", "time_in.in_layer.weight")
-    norm = ("transformer_blocks.0.attn.norm_q.weight",
-            "double_blocks.0.img_attn.norm.query_norm.scale")  # fmt: skip
+    norm = (
+        "transformer_blocks.0.attn.norm_q.weight",
+        "double_blocks.0.img_attn.norm.query_norm.scale",
+    )
     down = ("transformer_blocks.0.ff.linear_out.weight", "double_blocks.0.img_mlp.2.weight")
     return {
         "h": axis("x_embedder.weight", "img_in.weight", 2, 0),
@@ -222,13 +250,16 @@ def _tensor(
         pieces = (Piece(stored, index * n, (index + 1) * n, 0),)
     in_block = row.name.startswith(tuple(f"{b[0]}." for b in BLOCKS))
     packable = in_block and len(shape) == 2
-    rule = "linears inside blocks are packed" if packable else (
-        "norms are kept" if in_block else "layers outside blocks are kept")  # fmt: skip
+    rule = (
+        "linears inside blocks are packed"
+        if packable
+        else ("norms are kept" if in_block else "layers outside blocks are kept")
+    )
     return ModelTensor(row.name, shape, packable, rule, pieces)
 
 
-def _config(counts: tuple[int, ...], sizes: Mapping[str, int], guidance: bool) -> dict[str, Any]:
-    """config.json of diffusers' class, as far as the shapes tell; the rest are the family's values."""
+def _config(counts: tuple[int, int], sizes: Mapping[str, int], guidance: bool) -> dict[str, Any]:
+    """diffusers' config.json, as far as the shapes tell; the rest are the family's values."""
     ratio = sizes["m"] / sizes["h"]
     return {
         "_class_name": CLASS_NAME,

@@ -71,6 +71,7 @@ def check_config(config: Mapping[str, Any], derived: Mapping[str, Any], place: s
         value = tuple(value) if isinstance(value, list) else value
         if said != value:
             raise BadInput(
-                f"config.json says {field} = {said}, but the tensors say {value}", where=place,
+                f"config.json says {field} = {said}, but the tensors say {value}",
+                where=place,
                 hint="config and weights are of different models: fetch both again",
-            )  # fmt: skip
+            )

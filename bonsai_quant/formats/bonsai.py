@@ -1,4 +1,4 @@
-"""The canonical format: 1.6 or 1 bit per code, fp16 scales, fp16 kept tensors. The smallest there is.
+"""The canonical format: 1.6 or 1 bit per code, fp16 scales and kept tensors. The smallest.
 
 Per packed linear NAME: `NAME.codes` U8, base 3 [out, ceil(in / 5)] or 1 bit [out, in / 8], and
 `NAME.scales` F16 [out, in / 128]. Kept tensors: `NAME.weight` F16.
@@ -54,8 +54,11 @@ class BonsaiFormat:
         if bits == 2:
             if (at := illegal_base3(codes, shape[1])) is not None:
                 row, byte = divmod(at, codes.shape[1])
-                base.refuse(f"{name}.codes", f"row {row}, byte {byte}",
-                            f"{codes[row, byte]} is not five ternary codes")  # fmt: skip
+                base.refuse(
+                    f"{name}.codes",
+                    f"row {row}, byte {byte}",
+                    f"{codes[row, byte]} is not five ternary codes",
+                )
             codes = from_base3(codes, shape[1])
         exact = base.canonical_scales(scales.astype(np.float32), f"{name}.scales")
         return PackedLayer(name, shape, bits, codes, exact)
@@ -70,8 +73,14 @@ class BonsaiFormat:
 
     def layout(self, info: PackInfo) -> Layout:
         """One file; a single metadata key, so that its bytes do not depend on hash order."""
-        about = {"base": info.base, "config": info.config, "format": self.name,
-                 "format_version": FORMAT_VERSION, "group_size": GROUP, "mode": info.mode}  # fmt: skip
+        about = {
+            "base": info.base,
+            "config": info.config,
+            "format": self.name,
+            "format_version": FORMAT_VERSION,
+            "group_size": GROUP,
+            "mode": info.mode,
+        }
         metadata = {"bonsai_quant": json.dumps(about, sort_keys=True, separators=(",", ":"))}
         return safetensors_layout(base.all_specs(self, info), metadata)
 

@@ -90,8 +90,11 @@ def canonical_scales(scales: np.ndarray, name: str) -> np.ndarray:
     legal = on_grid(np.ascontiguousarray(scales))
     if not legal.all():
         row, group = (int(i) for i in np.argwhere(~legal)[0])
-        refuse(name, f"row {row}, group {group}", f"scale {scales[row, group]:g} is not a positive "
-               "number that fp16 and bf16 both hold")  # fmt: skip
+        refuse(
+            name,
+            f"row {row}, group {group}",
+            f"scale {scales[row, group]:g} is not a positive number that fp16 and bf16 both hold",
+        )
     return scales.astype(np.float16)
 
 
@@ -100,8 +103,11 @@ def check_equal(found: np.ndarray, expected: np.ndarray, name: str, what: str) -
     wrong = found != expected
     if wrong.any():
         row, group = (int(i) for i in np.argwhere(wrong)[0])
-        refuse(name, f"row {row}, group {group}",
-               f"{what} is {found[row, group]:g}, expected {expected[row, group]:g}")  # fmt: skip
+        refuse(
+            name,
+            f"row {row}, group {group}",
+            f"{what} is {found[row, group]:g}, expected {expected[row, group]:g}",
+        )
 
 
 def check_codes(codes: np.ndarray, bits: int, name: str) -> None:
@@ -115,8 +121,11 @@ def check_codes(codes: np.ndarray, bits: int, name: str) -> None:
 
 def refuse(name: str, place: str, what: str) -> NoReturn:
     """Say which value of a pack is not legal."""
-    raise VerificationFailed(what, where=(f"tensor {name}", place),
-                             hint="the pack is damaged or not of this format: convert again")  # fmt: skip
+    raise VerificationFailed(
+        what,
+        where=(f"tensor {name}", place),
+        hint="the pack is damaged or not of this format: convert again",
+    )
 
 
 def json_bytes(value: Any) -> bytes:

@@ -1,8 +1,8 @@
 """Gemlite's layout for CUDA, as the Bonsai Image clients load it with `GemLiteLinearTriton`.
 
-`state_dict.pt` is a flat dict. Per packed linear NAME: `W_q` U8 [in * bits / 8, out], the code bytes
-transposed; `scales` and `zeros` F32 [in / 128, out]; weight = code * scale + zero, with scale s and
-zero -s (ternary) or scale 2 s and zero -s (binary); `metadata` I32 [12]; `orig_shape` I32 [2].
+`state_dict.pt` is a flat dict. Per packed linear NAME: `W_q` U8 [in * bits / 8, out], the code
+bytes transposed; `scales` and `zeros` F32 [in / 128, out]; weight = code * scale + zero, with scale
+s and zero -s (ternary) or scale 2 s and zero -s (binary); `metadata` I32 [12]; `orig_shape` I32 [2].
 Kept tensors: BF16. Any other key makes the clients refuse the file.
 """
 
@@ -27,8 +27,23 @@ def kernel_metadata(bits: int) -> np.ndarray:
     output_dtype, acc_dtype, meta_dtype, channel_scale_mode, W_group_mode, data_contiguous.
     The accumulator is fp32, which every GPU has.
     """
-    return np.array([0, bits, GROUP, (1 << bits) - 1, PACKING_BITS // bits, FP16, FP16, FP32, FP32,
-                     0, FMA_MODE, 1], np.int32)  # fmt: skip
+    return np.array(
+        [
+            0,
+            bits,
+            GROUP,
+            (1 << bits) - 1,
+            PACKING_BITS // bits,
+            FP16,
+            FP16,
+            FP32,
+            FP32,
+            0,
+            FMA_MODE,
+            1,
+        ],
+        np.int32,
+    )
 
 
 class GemliteFormat:
@@ -101,11 +116,17 @@ class GemliteFormat:
         kept = sorted(t.linear for t in info.kept if len(t.shape) == 2)
         name = "gemlite-int2-ternary-g128" if info.mode == "ternary" else "gemlite-int1-g128"
         quantization = {
-            "bits": info.bits, "format": name, "group_size": GROUP, "input_dtype": "fp16",
-            "output_dtype": "fp16", "packing_bitwidth": PACKING_BITS,
-            "quantized_count": len(info.packed), "skip_patterns": kept, "skipped_count": len(kept),
+            "bits": info.bits,
+            "format": name,
+            "group_size": GROUP,
+            "input_dtype": "fp16",
+            "output_dtype": "fp16",
+            "packing_bitwidth": PACKING_BITS,
+            "quantized_count": len(info.packed),
+            "skip_patterns": kept,
+            "skipped_count": len(kept),
             "quantized_layers": [t.linear for t in info.packed],
-        }  # fmt: skip
+        }
         if info.mode == "ternary":
             quantization["solver"] = "ternary"
         return {
@@ -122,7 +143,10 @@ def _check_metadata(
     expected = kernel_metadata(bits)
     for field in (1, 2, 3, 4, 9, 10):
         if metadata[field] != expected[field]:
-            base.refuse(f"{name}.metadata", f"field {field}",
-                        f"is {metadata[field]}, expected {expected[field]}")  # fmt: skip
+            base.refuse(
+                f"{name}.metadata",
+                f"field {field}",
+                f"is {metadata[field]}, expected {expected[field]}",
+            )
     if tuple(int(n) for n in orig_shape) != shape:
         base.refuse(f"{name}.orig_shape", "", f"is {orig_shape.tolist()}, expected {list(shape)}")

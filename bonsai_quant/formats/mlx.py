@@ -1,8 +1,8 @@
 """MLX's affine layout, as the Bonsai Image clients for Apple silicon and the browser read it.
 
 Per packed linear NAME: `NAME.weight` U32 [out, in * bits / 32], code j of a word at bit j * bits;
-`NAME.scales` and `NAME.biases` BF16 [out, in / 128]; weight = code * scale + bias. Ternary: scale s,
-bias -s, codes 0, 1, 2. Binary: scale 2 s, bias -s, codes 0, 1. Kept tensors: BF16.
+`NAME.scales` and `NAME.biases` BF16 [out, in / 128]; weight = code * scale + bias. Ternary: scale
+s, bias -s, codes 0, 1, 2. Binary: scale 2 s, bias -s, codes 0, 1. Kept tensors: BF16.
 """
 
 from __future__ import annotations
@@ -70,15 +70,21 @@ class MlxFormat:
         return safetensors_layout(base.all_specs(self, info), {"format": "mlx"})
 
     def sidecars(self, info: PackInfo) -> dict[str, bytes]:
-        """The configs that the clients open; `solver` stands only in ternary packs, as published."""
+        """The configs that clients open; `solver` stands in ternary packs only, as published."""
         kept = sorted(t.linear for t in info.kept if len(t.shape) == 2)
-        quantization = {"bits": info.bits, "format": "mlx-packed-affine", "group_size": GROUP,
-                        "skip_patterns": kept}  # fmt: skip
+        quantization = {
+            "bits": info.bits,
+            "format": "mlx-packed-affine",
+            "group_size": GROUP,
+            "skip_patterns": kept,
+        }
         if info.mode == "ternary":
             quantization["solver"] = "ternary"
-        checkpoint = {"dense": [t.name for t in info.kept],
-                      "files": ["diffusion_pytorch_model.safetensors"],
-                      "packed": [t.linear for t in info.packed]}  # fmt: skip
+        checkpoint = {
+            "dense": [t.name for t in info.kept],
+            "files": ["diffusion_pytorch_model.safetensors"],
+            "packed": [t.linear for t in info.packed],
+        }
         return {
             f"{FOLDER}/config.json": base.json_bytes(info.config),
             f"{FOLDER}/quantization_config.json": base.json_bytes(quantization),

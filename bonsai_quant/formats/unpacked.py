@@ -1,7 +1,7 @@
 """Dense bf16 weights in diffusers' layout: what any FLUX.2 tool loads, and `convert` packs again.
 
-Each weight is s * t, exact in bf16. A group of zeros has no scale of its own left; it reads back with
-the smallest one, which is what a conversion gives it.
+Each weight is s * t, exact in bf16. A group of zeros has no scale of its own left; it reads back
+with the smallest one, which is what a conversion gives it.
 """
 
 from __future__ import annotations
@@ -55,12 +55,17 @@ class UnpackedFormat:
             wrong = (np.abs(w) != s[..., None]) & ((w != 0) if bits == 2 else True)
             if wrong.any():
                 row, group, j = (int(i) for i in np.argwhere(wrong)[0])
-                base.refuse(f"{name}.weight", f"row {r + row}, column {group * GROUP + j}",
-                            f"{w[row, group, j]:g} is not 0 or the group's scale")  # fmt: skip
+                base.refuse(
+                    f"{name}.weight",
+                    f"row {r + row}, column {group * GROUP + j}",
+                    f"{w[row, group, j]:g} is not 0 or the group's scale",
+                )
             levels = np.sign(w) + 1 if bits == 2 else w > 0
             codes[r : r + ROWS] = pack(levels.astype(np.uint8).reshape(-1, shape[1]), bits)
             scales[r : r + ROWS] = np.where(s == 0, np.float32(2.0**-14), s)
-        return PackedLayer(name, shape, bits, codes, base.canonical_scales(scales, f"{name}.weight"))
+        return PackedLayer(
+            name, shape, bits, codes, base.canonical_scales(scales, f"{name}.weight")
+        )
 
     def dense(
         self, layer: PackedLayer, parts: Sequence[np.ndarray], start: int, stop: int

@@ -20,10 +20,15 @@ def check_pack(pack: Pack, tensors: Sequence[PackTensor]) -> list[KernelCheck]:
     from ..dense import weights
     from . import gemlite, mlx
 
-    layers = []
-    for tensor in tensors:
-        parts = pack.parts(tensor)
-        layers.append((tensor.linear, parts, weights(pack.layer(tensor, parts))))
+    stored = [pack.parts(t) for t in tensors]
+    dense = [weights(pack.layer(t, p)) for t, p in zip(tensors, stored, strict=True)]
+    names = [t.linear for t in tensors]
     if pack.format.name == "gemlite":
-        return gemlite.check_layers([(gemlite.GemliteLayer(n, *p), r) for n, p, r in layers])
-    return [mlx.check_layer(mlx.MlxLayer(n, *p, pack.info.bits), r) for n, p, r in layers]
+        pairs = [
+            (gemlite.GemliteLayer(n, *p), w) for n, p, w in zip(names, stored, dense, strict=True)
+        ]
+        return gemlite.check_layers(pairs)
+    return [
+        mlx.check_layer(mlx.MlxLayer(n, words, scales, biases, pack.info.bits), w)
+        for n, (words, scales, biases), w in zip(names, stored, dense, strict=True)
+    ]

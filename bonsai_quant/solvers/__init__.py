@@ -1,4 +1,4 @@
-"""Solvers: a block of weights -> codes and scales. A new one is a file here and a line in SOLVERS."""
+"""Solvers: weights -> codes and scales. A new one is a file here and a line in SOLVERS."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SOLVERS: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
     "exact": {"ternary": ternary.scales, "binary": binary.scales},
     "absmean": {"ternary": binary.scales, "binary": binary.scales},
 }
-"""name -> mode -> function(weight) -> scales [rows, in / 128] float64, before rounding to the grid."""
+"""name -> mode -> function(weight) -> scales [rows, in / 128] float64, not yet on the grid."""
 
 
 @dataclass(frozen=True, slots=True)

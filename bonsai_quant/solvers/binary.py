@@ -1,8 +1,8 @@
 """Binary: the true optimum of min ||w - s t||^2 per group, t in {-1,+1}: t = sign(w), s = mean |w|.
 
 XNOR-Net, https://arxiv.org/abs/1603.05279, eq. 6. The same mean is BitNet b1.58's scale for ternary
-codes (https://arxiv.org/abs/2402.17764, eq. 1-3): its RoundClip(w / s, -1, 1) is the nearest code for
-that scale, up to ties. The solver `absmean` uses it in both modes, for comparison.
+codes (https://arxiv.org/abs/2402.17764, eq. 1-3): its RoundClip(w / s, -1, 1) is the nearest code
+for that scale, up to ties. The solver `absmean` uses it in both modes, for comparison.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The numbers a scale may be: fp16 values that bf16 can hold too, normal in fp16, never zero.
 
-bf16 has 8 significant bits and fp16 has 11, so a number of both has 8, between 2^-14 and 65280. Every
-format then stores the same number, whether it keeps scales in fp16, bf16 or fp32.
+bf16 has 8 significant bits and fp16 has 11, so a number of both has 8, between 2^-14 and 65280.
+Every format then stores the same number, whether it keeps scales in fp16, bf16 or fp32.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def round_to_grid(scales: np.ndarray, largest: float = LARGEST) -> tuple[np.ndar
 def on_grid(scales: np.ndarray) -> np.ndarray:
     """scales: float32 -> where each is a number that every format can hold."""
     eight_bits = scales.view(np.uint32) & np.uint32(0xFFFF) == 0
-    return eight_bits & (scales >= SMALLEST) & (scales <= LARGEST)
+    legal: np.ndarray = eight_bits & (scales >= SMALLEST) & (scales <= LARGEST)
+    return legal
 
 
 def round_kept(values: np.ndarray) -> np.ndarray:

@@ -1,11 +1,11 @@
-"""Choose every code for a given scale, measure what that costs, and pack: one pass over the weights."""
+"""Choose every code for a given scale, measure what that costs, and pack, in one pass."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ..jit import kernel
-from ..schema import BITS, GROUP, Mode
+from ..schema import BITS, Mode
 from .weights import raw_bits
 
 # Columns of the row sums that `assign` measures, all float64.
@@ -17,7 +17,8 @@ def assign(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest codes: ternary 0 where |w| <= s/2, otherwise the sign; binary +1 where w >= 0.
 
-    weight: [rows, in], uint16 (bf16 bits) or float32.  scales: [rows, in / 128] float32 on the grid.
+    weight: [rows, in], uint16 (bf16 bits) or float32.
+    scales: [rows, in / 128] float32 on the grid.
     bits: width of a stored code; a binary layer stored at 2 bits uses the codes 0 and 2.
     -> codes [rows, in * bits / 8] uint8, and row sums [rows, 5] float64: ||w||^2, ||w - s t||^2,
     <w, s t>, ||s t||^2, number of nonzero t.

@@ -5,14 +5,14 @@ largest |w|. With C_k their sum, the best scale for that set is s = C_k / k, and
 ||w||^2 - C_k^2 / k: the optimum is the k that maximises C_k^2 / k.
 (Ternary Weight Networks, https://arxiv.org/abs/1605.04711, eq. 3-5, without its approximation.)
 
-No sort is needed. An optimum is a fixed point of theta -> C(theta) / 2k(theta), where C and k belong
-to the set |w| > theta. This map never decreases, so walking it up from 0 and down from max/2 stops
-at its least and its greatest fixed point; the optimum lies between them, and there are seldom more
-than a few weights in between, which are added one by one.
+No sort is needed. An optimum is a fixed point of theta -> C(theta) / 2k(theta), where C and k
+belong to the set |w| > theta. This map never decreases, so walking it up from 0 and down from max/2
+stops at its least and its greatest fixed point; the optimum lies between them, and there are seldom
+more than a few weights in between, which are added one by one.
 
 Magnitudes are compared as integers m = |w| 2^(23 - e), e the exponent of the group's largest. A
-weight in the optimal set exceeds s/2 >= max/256, so for bf16 and fp16 sources its m is exact; sums of
-integers do not depend on their order, hence neither on vector width or threads.
+weight in the optimal set exceeds s/2 >= max/256, so for bf16 and fp16 sources its m is exact; sums
+of integers do not depend on their order, hence neither on vector width nor on threads.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def raw_bits(weight: np.ndarray) -> tuple[np.ndarray, np.uint32]:
-    """weight: uint16 (bf16 bits) or float32 -> its bits, and the shift that makes them float32's."""
+    """weight: uint16 (bf16 bits) or float32 -> its bits, and the shift to float32's."""
     if weight.dtype == np.uint16:
         return weight, np.uint32(16)
     return weight.view(np.uint32), np.uint32(0)

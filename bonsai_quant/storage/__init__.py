@@ -1,1 +1,1 @@
-"""Bytes on disk: bounded reads, the strict header readers, and the one place that writes weights."""
+"""Bytes on disk: bounded reads, strict header readers, the one place that writes weights."""

@@ -102,7 +102,9 @@ def read_small(path: Path, limit: int = 16 << 20) -> bytes:
     fd, info = open_regular(path)
     try:
         if info.st_size > limit:
-            raise BadInput(f"is {info.st_size} bytes, more than the {limit} allowed", where=str(path))
+            raise BadInput(
+                f"is {info.st_size} bytes, more than the {limit} allowed", where=str(path)
+            )
         return bytes(pread(fd, info.st_size, 0, path))
     finally:
         os.close(fd)
@@ -156,9 +158,10 @@ def rename(source: str, target: str, dir_fd: int, flags: int, path: object) -> N
             with explained(path, "renaming into place"):
                 raise
         raise Unsupported(
-            "this file system has no atomic rename of that kind", where=str(path),
+            "this file system has no atomic rename of that kind",
+            where=str(path),
             hint="choose an output on another file system",
-        ) from e  # fmt: skip
+        ) from e
 
 
 def _renameat2(dir_fd: int, source: str, target: str, flags: int) -> None:

@@ -22,7 +22,7 @@ LIMIT = 64 << 20
 
 
 class Journal:
-    """The journal of a staging folder. `entries`: tensor name -> what an earlier run wrote of it."""
+    """A staging folder's journal. `entries`: tensor name -> what an earlier run wrote of it."""
 
     def __init__(self, staging: Staging, purpose: dict[str, Any], *, resume: bool) -> None:
         self.path = staging.path / NAME
@@ -63,8 +63,9 @@ def _read(path: Path, key: str, target: Path) -> dict[str, dict[str, Any]]:
     if lines[0].get("purpose") != key:
         raise OutputExists(
             "the interrupted run there had another source, recipe, set of formats or version",
-            where=str(target), hint="run without --resume to start again",
-        )  # fmt: skip
+            where=str(target),
+            hint="run without --resume to start again",
+        )
     return {e["tensor"]: e for e in lines[1:] if e and isinstance(e.get("tensor"), str)}
 
 

@@ -156,15 +156,21 @@ def _tensor(name: str, entry: Any, data_start: int, path: Path) -> StoredTensor:
     start, stop = _offsets(entry["data_offsets"], name, path)
     if stop - start != spec.nbytes:
         shape = list(spec.shape)
-        _bad(path, f"holds {stop - start} bytes, but {spec.dtype} {shape} takes {spec.nbytes}",
-             tensor=name)  # fmt: skip
+        _bad(
+            path,
+            f"holds {stop - start} bytes, but {spec.dtype} {shape} takes {spec.nbytes}",
+            tensor=name,
+        )
     return StoredTensor(spec, path, data_start + start)
 
 
 def _dtype(value: Any, name: str, path: Path) -> str:
     if isinstance(value, str) and value in SUB_BYTE:
-        raise Unsupported(f"dtype {value} is not supported", where=(path, f"tensor {name}"),
-                          hint="convert from the full-precision checkpoint")  # fmt: skip
+        raise Unsupported(
+            f"dtype {value} is not supported",
+            where=(path, f"tensor {name}"),
+            hint="convert from the full-precision checkpoint",
+        )
     if not isinstance(value, str) or value not in DTYPE_BYTES:
         _bad(path, f"unknown dtype {str(value)[:40]!r}", tensor=name)
     return value
@@ -191,17 +197,18 @@ def _offsets(value: Any, name: str, path: Path) -> tuple[int, int]:
     return start, stop
 
 
-def _check_contiguous(
-    tensors: list[StoredTensor], data_start: int, size: int, path: Path
-) -> None:
+def _check_contiguous(tensors: list[StoredTensor], data_start: int, size: int, path: Path) -> None:
     """Every byte after the header belongs to exactly one tensor."""
     end, last = data_start, "the header"
     for t in tensors:
         if t.offset < end:
             _bad(path, f"overlaps {last}", tensor=t.spec.name)
         if t.offset > end:
-            _bad(path, f"is preceded by {t.offset - end} bytes that belong to no tensor",
-                 tensor=t.spec.name)  # fmt: skip
+            _bad(
+                path,
+                f"is preceded by {t.offset - end} bytes that belong to no tensor",
+                tensor=t.spec.name,
+            )
         end, last = t.offset + t.spec.nbytes, t.spec.name
     if end > size:
         _bad(path, f"is {end - size} bytes too short: {size} of {end} (truncated download?)")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"version https://git-lfs", "a Git LFS pointer: the weights were never fetched (git lfs pull)"),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer: the weights were never fetched (git lfs pull)",
+    ),
     (b"GGUF", "a GGUF file"),
     (b"PK\x03\x04", "a zip archive (a PyTorch .pt or .ckpt?)"),
     (b"\x80\x02", "a Python pickle"),

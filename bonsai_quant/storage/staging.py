@@ -59,8 +59,9 @@ class Staging:
         os.close(self.parent_fd)
 
     def _locked_folder(self) -> int:
-        with fs.explained(self.path, "creating the staging folder"), contextlib.suppress(
-            FileExistsError
+        with (
+            fs.explained(self.path, "creating the staging folder"),
+            contextlib.suppress(FileExistsError),
         ):
             fs._do("mkdir", os.mkdir, self.name, 0o777, dir_fd=self.parent_fd)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -72,9 +73,10 @@ class Staging:
             owner = _read_owner(fd)
             os.close(fd)
             raise OutputExists(
-                f"is being written by {owner}", where=str(self.target),
+                f"is being written by {owner}",
+                where=str(self.target),
                 hint="wait for it, or choose another output with -o",
-            ) from e  # fmt: skip
+            ) from e
         if not self._in_place(fd):  # the former owner finished between our open and our lock
             os.close(fd)
             return self._locked_folder()
@@ -134,9 +136,7 @@ class Staging:
     def discard(self, relative: str) -> None:
         """Remove a file if it is there."""
         folder, _, name = relative.rpartition("/")
-        with fs.explained(self.path / relative, "removing"), contextlib.suppress(
-            FileNotFoundError
-        ):
+        with fs.explained(self.path / relative, "removing"), contextlib.suppress(FileNotFoundError):
             fs._do("unlink", os.unlink, name, dir_fd=self.folder_fd(folder))
 
     def write_file(self, relative: str, data: bytes) -> None:
@@ -160,9 +160,10 @@ class Staging:
         fs.fsync(self.fd, self.path)
         if not self._in_place():
             raise EnvironmentFault(
-                "the staging folder was removed or replaced during the run", where=str(self.path),
+                "the staging folder was removed or replaced during the run",
+                where=str(self.path),
                 hint="run the command again",
-            )  # fmt: skip
+            )
         there = os.path.lexists(self.target)
         flags = fs.RENAME_EXCHANGE if there and overwrite else fs.RENAME_NOREPLACE
         fs.rename(self.name, self.target.name, self.parent_fd, flags, self.target)
@@ -222,5 +223,8 @@ def check_writable(folder: Path) -> None:
     if not at.is_dir():
         raise UsageError(f"{at} is not a folder", hint="choose another output with -o")
     if not os.access(at, os.W_OK | os.X_OK):
-        raise EnvironmentFault("nothing can be created here", where=str(at),
-                               hint="check the permissions, or choose another output with -o")  # fmt: skip
+        raise EnvironmentFault(
+            "nothing can be created here",
+            where=str(at),
+            hint="check the permissions, or choose another output with -o",
+        )

@@ -107,11 +107,15 @@ def _read_end(file: File) -> tuple[int, int, int]:
             file.bad("has two zip end records that disagree")
     count, size, start = values
     if count > MAX_ENTRIES or size > MAX_DIRECTORY:
-        file.bad(f"announces {count} members in a directory of {size} bytes, more than the "
-                 f"{MAX_ENTRIES} and {MAX_DIRECTORY} allowed")  # fmt: skip
+        file.bad(
+            f"announces {count} members in a directory of {size} bytes, more than the "
+            f"{MAX_ENTRIES} and {MAX_DIRECTORY} allowed"
+        )
     if start + size != at or count * CENTRAL.size > size:
-        file.bad(f"announces {count} members in {size} bytes from byte {start}, but its zip "
-                 f"directory ends at byte {at}")  # fmt: skip
+        file.bad(
+            f"announces {count} members in {size} bytes from byte {start}, but its zip "
+            f"directory ends at byte {at}"
+        )
     return count, size, start
 
 

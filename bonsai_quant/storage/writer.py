@@ -102,11 +102,17 @@ class WeightFile:
             self._read(start, size, found)
             meant = self.sums[name].xxh3 if name else xxhash.xxh3_128_hexdigest(expected)
             if found.result().xxh3 != meant:
-                raise VerificationFailed("reads back other bytes than were written; is the disk "
-                    "failing?", where=(self.path, name or "header"), hint="use another disk")  # fmt: skip
+                raise VerificationFailed(
+                    "reads back other bytes than were written; is the disk failing?",
+                    where=(self.path, name or "header"),
+                    hint="use another disk",
+                )
         if end != self.layout.size or os.fstat(self.fd).st_size != end:
-            raise EnvironmentFault(f"is not {self.layout.size} bytes long", where=str(self.path),
-                                   hint="something else wrote to it; run again")  # fmt: skip
+            raise EnvironmentFault(
+                f"is not {self.layout.size} bytes long",
+                where=str(self.path),
+                hint="something else wrote to it; run again",
+            )
         return digest.hexdigest()
 
     def _read(self, start: int, size: int, into: _Running) -> None:
@@ -140,8 +146,12 @@ def sums_from_json(value: object) -> dict[str, Sums] | None:
         return None
     made = {}
     for name, pair in value.items():
-        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
-                and isinstance(pair[1], int)):  # fmt: skip
+        if not (
+            isinstance(pair, list)
+            and len(pair) == 2
+            and isinstance(pair[0], str)
+            and isinstance(pair[1], int)
+        ):
             return None
         made[str(name)] = Sums(pair[0], pair[1])
     return made

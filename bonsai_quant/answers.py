@@ -41,42 +41,30 @@ def planned(plan: Plan) -> Answer:
         ("memory", f"at most {megabytes(plan.memory_bytes)} with {plan.threads} threads"),
     ]
     settings = [(f"  {s.name}", s.value, f"({s.origin})") for s in plan.settings]
+    fates = [("  tensor", "n", "shape", "becomes")]
+    fates += [(f"  {name}", str(n), shape, act) for name, n, shape, act, _ in grouped(plan.tensors)]
     files = [(f"  {f.format}/{f.path}", f"{f.size:,} bytes") for f in plan.files if f.exact]
-    rows = [
-        ("  tensor", "n", "shape", "becomes"),
-        *((f"  {name}", n, shape, action) for name, n, shape, action, _ in grouped(plan.tensors)),
-    ]
-    text = "\n".join(
-        [
-            columns(head),
-            "",
-            "settings",
-            columns(settings),
-            "",
-            columns(rows, (1,)),
-            "",
-            "files",
-            columns(files, (1,)),
-        ]
-    )
-    return Answer(
-        text,
-        {
-            "base": info.base,
-            "mode": info.mode,
-            "layout": plan.source.model.layout,
-            "reason": plan.source.model.reason,
-            "formats": list(plan.formats),
-            "counts": {"packed": len(info.packed), "kept": len(info.kept)},
-            "source_bytes": plan.source_bytes,
-            "output_bytes": plan.output_bytes,
-            "memory_bytes": plan.memory_bytes,
-            "threads": plan.threads,
-            "settings": [to_json(s) for s in plan.settings],
-            "files": [to_json(f) for f in plan.files],
-            "tensors": [to_json(t.tensor) | {"rule": t.rule} for t in plan.tensors],
-        },
-    )
+    parts = [columns(head), "\nsettings", columns(settings), "", columns(fates, (1,))]
+    return Answer("\n".join([*parts, "\nfiles", columns(files, (1,))]), _plan_data(plan))
+
+
+def _plan_data(plan: Plan) -> dict[str, Any]:
+    model, info = plan.source.model, plan.info
+    return {
+        "base": info.base,
+        "mode": info.mode,
+        "layout": model.layout,
+        "reason": model.reason,
+        "formats": list(plan.formats),
+        "counts": {"packed": len(info.packed), "kept": len(info.kept)},
+        "source_bytes": plan.source_bytes,
+        "output_bytes": plan.output_bytes,
+        "memory_bytes": plan.memory_bytes,
+        "threads": plan.threads,
+        "settings": [to_json(s) for s in plan.settings],
+        "files": [to_json(f) for f in plan.files],
+        "tensors": [to_json(t.tensor) | {"rule": t.rule} for t in plan.tensors],
+    }
 
 
 def explained(planned: PlannedTensor) -> Answer:

@@ -84,11 +84,11 @@ class Pack:
 
 def find_packs(path: Path) -> list[Path]:
     """The pack folders at `path`: itself, or those that a conversion put into it."""
-    if weight_file(path):
+    if weight_file(path) or (path / MANIFEST).is_file():
         return [path]
-    if not path.is_dir():
-        return []
-    return [path / n for n in FORMAT_NAMES if weight_file(path / n)]
+    # A manifest without its weights is a damaged pack, which must not be passed over.
+    folders = [path / n for n in FORMAT_NAMES]
+    return [f for f in folders if weight_file(f) or (f / MANIFEST).is_file()]
 
 
 def weight_file(folder: Path) -> tuple[str, Mode, Path] | None:

@@ -92,7 +92,8 @@ def parse_recipe(data: dict[Any, Any], place: str) -> Recipe:
 
 
 def _first_problem(error: pydantic.ValidationError) -> str:
-    problem = error.errors()[0]
+    # A misspelt key is also a missing one: name what was written, not what was not.
+    problem = min(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
     key = ".".join(str(p) for p in problem["loc"])
     if problem["type"] == "extra_forbidden":
         model = Override if len(problem["loc"]) > 1 else Recipe

@@ -8,6 +8,7 @@ import os
 import pickle
 import struct
 import tarfile
+import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -50,7 +51,7 @@ def specs_of(state: dict[str, Any]) -> list[TensorSpec]:
 
 
 def write(path: Path, state: dict[str, Any], root: str = "state_dict") -> torchzip.ZipLayout:
-    """Write `state` the way the program does: data by pwrite, last tensor first, then the frames."""
+    """Write `state` as the program does: data by pwrite, last tensor first, then the frames."""
     made = torchzip.layout(specs_of(state), root)
     data = {n: raw(t) if t.numel() else b"" for n, t in state.items()}
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
@@ -283,7 +284,7 @@ def test_refuses_other_values(value: object, word: str, tmp_path: Path) -> None:
 def test_refuses_protocols_that_torch_refuses(protocol: int, tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "x.pt", pickle_protocol=protocol)
     refuses(tmp_path / "x.pt", f"protocol {protocol}")
-    with pytest.raises(pickle.UnpicklingError), pytest.warns(UserWarning):
+    with pytest.raises(pickle.UnpicklingError), pytest.warns(UserWarning, match="protocol"):
         load(tmp_path / "x.pt")
 
 
@@ -448,7 +449,7 @@ def test_truncated_pickles(tmp_path: Path) -> None:
         refuses(archive(tmp_path / "evil.pt", PICKLE[:size]), "data.pkl")
 
 
-@pytest.mark.parametrize("text", [b"\x80\2" + b"\x85" * 100, b"\x80\2)" + b"\x85" * 10**6 + b"."])
+@pytest.mark.parametrize("text", [b"\x80\2" + b"\x85" * 100, b"\x80\2)" + b"\x85" * 10**5 + b"."])
 def test_deep_tuples_end(text: bytes, tmp_path: Path) -> None:
     refuses(archive(tmp_path / "evil.pt", text), "data.pkl")
 
@@ -468,71 +469,63 @@ def ours(tmp_path: Path) -> tuple[Path, bytearray]:
     return path, bytearray(path.read_bytes())
 
 
-def directory_line(content: bytes, name: bytes) -> int:
+def directory_line(content: bytearray, name: bytes) -> int:
     """Offset of the line of the central directory about a member."""
     return content.rindex(name) - storedzip.CENTRAL.size
 
 
-def poke(content: bytearray, at: int, form: str, value: int) -> None:
-    struct.pack_into(form, content, at, value)
+PATCHES = {
+    "local magic": ("local", 0, "<I", 0),
+    "local version": ("local", 4, "<H", 20),
+    "local flags": ("local", 6, "<H", 0x800),
+    "local method": ("local", 8, "<H", 8),
+    "local crc": ("local", 14, "<I", 1),
+    "local size": ("local", 22, "<I", 24),
+    "local name length": ("local", 26, "<H", 9),
+    "local extra length": ("local", 28, "<H", 65535),
+    "local name": ("local", 30, "<B", ord("y")),
+    "record magic": ("record", 0, "<I", 0),
+    "record crc": ("record", 4, "<I", 1),
+    "record size": ("record", 8, "<I", 25),
+    "encrypted": ("line", 8, "<H", 0x809),
+    "compressed": ("line", 10, "<H", 8),
+    "both sizes": ("line", 20, "<Q", 25 | 25 << 32),
+    "sizes above the file": ("line", 20, "<Q", 2**31 | 2**63),
+    "size": ("line", 24, "<I", 25),
+    "no zip64": ("line", 24, "<I", 2**32 - 1),
+    "name length": ("line", 28, "<H", 0),
+    "extra length": ("line", 30, "<H", 65535),
+    "comment": ("line", 32, "<H", 1),
+    "disk": ("line", 34, "<H", 1),
+    "folder": ("line", 38, "<I", 0x10),
+    "offset": ("line", 42, "<I", 0),
+    "offset above the file": ("line", 42, "<I", 2**31),
+    "2^32 entries": ("end64", 32, "<Q", 2**32),
+    "counts that differ": ("end64", 24, "<Q", 1),
+    "directory size": ("end64", 40, "<Q", 2**63),
+    "directory offset": ("end64", 48, "<Q", 2**64 - 1),
+    "locator": ("end64", 56 + 8, "<Q", 0),
+    "old count": ("end64", 76 + 8, "<I", 1 | 1 << 16),
+    "old offset": ("end64", 76 + 16, "<I", 0),
+    "end disk": ("end64", 76 + 4, "<H", 1),
+    "end comment": ("end64", 76 + 20, "<H", 1),
+    "end magic": ("end64", 76, "<I", 0),
+}
 
 
-def patched(content: bytearray, kind: str) -> bytes:
-    """`content` with one thing wrong."""
-    line = directory_line(content, b"x/data/0")
-    end, end64 = len(content) - 22, len(content) - 98
-    member = content.index(b"x/data/0") - 30
-    spots: dict[str, tuple[int, str, int]] = {
-        "local magic": (member, "<I", 0),
-        "local version": (member + 4, "<H", 20),
-        "local flags": (member + 6, "<H", 0x800),
-        "local method": (member + 8, "<H", 8),
-        "local crc": (member + 14, "<I", 1),
-        "local size": (member + 22, "<I", 24),
-        "local name": (member + 30, "<B", ord("y")),
-        "local name length": (member + 26, "<H", 9),
-        "local extra length": (member + 28, "<H", 65535),
-        "record": (content.index(b"PK\7\x08", member) + 4, "<I", 1),
-        "encrypted": (line + 8, "<H", 0x809),
-        "compressed": (line + 10, "<H", 8),
-        "size": (line + 24, "<I", 25),
-        "both sizes": (line + 20, "<Q", 25 | 25 << 32),
-        "sizes above the file": (line + 20, "<Q", 2**31 | 2**63),
-        "no zip64": (line + 24, "<I", 2**32 - 1),
-        "comment": (line + 32, "<H", 1),
-        "disk": (line + 34, "<H", 1),
-        "offset": (line + 42, "<I", 0),
-        "offset above the file": (line + 42, "<I", 2**31),
-        "entry name": (line + 46, "<H", 0),
-        "count": (end64 + 32, "<Q", 2**32),
-        "counts": (end64 + 24, "<Q", 1),
-        "directory size": (end64 + 40, "<Q", 2**63),
-        "directory offset": (end64 + 48, "<Q", 2**64 - 1),
-        "locator": (end64 + 56 + 8, "<Q", 0),
-        "old count": (end + 8, "<I", 1 | 1 << 16),
-        "old offset": (end + 16, "<I", 0),
-        "end disk": (end + 4, "<H", 1),
-        "end comment": (end + 20, "<H", 1),
-        "end magic": (end, "<I", 0),
-    }
-    at, form, value = spots[kind]
-    poke(content, at, form, value)
-    return bytes(content)
-
-
-PATCHES = (
-    "local magic,local version,local flags,local method,local crc,local size,local name,"
-    "local name length,local extra length,record,encrypted,compressed,size,both sizes,"
-    "sizes above the file,no zip64,comment,disk,offset,offset above the file,entry name,count,"
-    "counts,directory size,directory offset,locator,old count,old offset,end disk,end comment,"
-    "end magic"
-).split(",")
-
-
-@pytest.mark.parametrize("kind", PATCHES)
-def test_refuses_patched_zip(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("patch", PATCHES.values(), ids=PATCHES.keys())
+def test_refuses_patched_zip(patch: tuple[str, int, str, int], tmp_path: Path) -> None:
     path, content = ours(tmp_path)
-    path.write_bytes(patched(content, kind))
+    place, delta, form, value = patch
+    local = content.index(b"x/data/0") - storedzip.LOCAL.size
+    places = {
+        "local": local,
+        "record": content.index(storedzip.CHECK_MAGIC, local),
+        "line": directory_line(content, b"x/data/0"),
+        "end64": len(content) - 98,
+    }
+    struct.pack_into(form, content, places[place] + delta, value)
+    path.write_bytes(content)
     refuses(path, "")
 
 
@@ -540,24 +533,26 @@ def test_every_bit_of_the_container(tmp_path: Path) -> None:
     """Whatever still passes with one bit flipped, torch reads to the same tensors."""
     path, content = ours(tmp_path)
     passed = 0
-    for at in range(len(content)):
+    for at in (i for i, byte in enumerate(content) if byte not in b"Z"):  # Z: padding
         flipped = bytearray(content)
         flipped[at] ^= 1 << at % 8
         path.write_bytes(flipped)
         try:
             read_index(path)
             check_crc(path)
-        except (BadInput, Unsupported) as e:
-            assert str(path) in str(e)
-        else:
-            passed += 1
-            assert all(torch.equal(t, STATE[n]) for n, t in load(path).items())
-    assert passed < 900  # padding, the number of the zip version, attributes
+        except (BadInput, Unsupported):
+            continue
+        passed += 1
+        loaded = load(path)
+        assert loaded.keys() == STATE.keys()
+        assert all(torch.equal(t, STATE[n]) for n, t in loaded.items())
+    assert 0 < passed < 120  # attributes and the number of the zip version
 
 
 def test_mutated_pickles_agree_with_torch(tmp_path: Path) -> None:
     """Whatever still passes, torch accepts too, and sees the same tensors."""
     random, passed = np.random.default_rng(0), 0
+    warnings.simplefilter("ignore")  # of torch, at protocol 3
     pickled = torchpickle.write_pickle(specs_of(STATE | {"e": torch.zeros(0, 2)}))
     codes = raw(STATE["codes"])
     for _ in range(1500):
@@ -573,9 +568,10 @@ def test_mutated_pickles_agree_with_torch(tmp_path: Path) -> None:
         content, loaded = path.read_bytes(), load(path)
         assert loaded.keys() == found.keys()
         for name, t in found.items():
-            assert (NAMES[loaded[name].dtype], tuple(loaded[name].shape)) == (t.spec.dtype, t.spec.shape)
+            tensor = loaded[name]
+            assert t.spec == TensorSpec(name, NAMES[tensor.dtype], tuple(tensor.shape))
             if t.spec.nbytes:
-                assert raw(loaded[name]) == content[t.offset : t.offset + t.spec.nbytes]
+                assert raw(tensor) == content[t.offset : t.offset + t.spec.nbytes]
     assert passed > 20
 
 
@@ -667,7 +663,7 @@ def test_refuses_what_hides_between_members(tmp_path: Path) -> None:
     line = directory_line(content, b"x/hidden")
     del content[line : line + 46 + 8]
     for at, value in ((-14, 3), (-12, 3), (-10, struct.unpack("<H", content[-10:-8])[0] - 54)):
-        poke(content, len(content) + at, "<H", value)
+        struct.pack_into("<H", content, len(content) + at, value)
     path.write_bytes(content)
     assert load(path).keys() == {"w"}
     refuses(path, "belong to no member")

@@ -13,6 +13,10 @@ from ..schema import Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
 from ..storage.layout import Layout
 
 
+STEP = 1 << 20
+"""Kept values converted at a time."""
+
+
 class Format(Protocol):
     """One way to store a pack. Stateless."""
 
@@ -58,7 +62,13 @@ def all_specs(fmt: Format, info: PackInfo) -> list[TensorSpec]:
 
 def encode_kept(values: np.ndarray, dtype: str) -> np.ndarray:
     """values: float16 that bf16 holds too -> the stored 16 bits (uint16 for BF16)."""
-    return values if dtype == "F16" else bf16_bits(values)
+    if dtype == "F16":
+        return values
+    flat = values.reshape(-1)
+    out = np.empty(flat.shape, np.uint16)
+    for at in range(0, flat.size, STEP):  # float32 copies of a whole tensor would take 450 MB
+        out[at : at + STEP] = bf16_bits(flat[at : at + STEP])
+    return out.reshape(values.shape)
 
 
 def decode_kept(stored: np.ndarray, dtype: str, name: str) -> np.ndarray:

@@ -9,6 +9,8 @@ def raw_bits(weight: np.ndarray) -> tuple[np.ndarray, np.uint32]:
     """weight: uint16 (bf16 bits) or float32 -> its bits, and the shift to float32's."""
     if weight.dtype == np.uint16:
         return weight, np.uint32(16)
+    if weight.dtype != np.float32:
+        raise TypeError(f"weights are {weight.dtype}; solvers take uint16 (bf16 bits) or float32")
     return weight.view(np.uint32), np.uint32(0)
 
 

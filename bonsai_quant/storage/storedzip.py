@@ -107,15 +107,9 @@ def _read_end(file: File) -> tuple[int, int, int]:
             file.bad("has two zip end records that disagree")
     count, size, start = values
     if count > MAX_ENTRIES or size > MAX_DIRECTORY:
-        file.bad(
-            f"announces {count} members in a directory of {size} bytes, more than the "
-            f"{MAX_ENTRIES} and {MAX_DIRECTORY} allowed"
-        )
+        file.bad(f"has {count} members, more than {MAX_ENTRIES}, or too long names ({size} bytes)")
     if start + size != at or count * CENTRAL.size > size:
-        file.bad(
-            f"announces {count} members in {size} bytes from byte {start}, but its zip "
-            f"directory ends at byte {at}"
-        )
+        file.bad(f"puts {count} members in bytes {start} to {start + size}, which end at {at}")
     return count, size, start
 
 
@@ -239,5 +233,6 @@ def _check_tail(file: File, entry: _Entry, at: int, end: int) -> None:
         file.bad(f"is followed by {end - at} bytes that belong to no member", entry.name)
     if follows:
         record = records[end - at]
-        if record.unpack(file.read(record.size, at))[1:] != (entry.crc, entry.size, entry.size):
+        expected = (CHECK_MAGIC, entry.crc, entry.size, entry.size)
+        if record.unpack(file.read(record.size, at)) != expected:
             file.bad("has a checksum record that disagrees with the zip directory", entry.name)

@@ -1,0 +1,46 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import io
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import models
+
+from bonsai_quant import convert
+from bonsai_quant.cli import main
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A tiny checkpoint in diffusers' layout."""
+    return models.save_folder(tmp_path_factory.mktemp("tiny") / "transformer", models.tensors())
+
+
+@pytest.fixture(scope="session", params=["ternary", "binary"])
+def packs(request, tiny, tmp_path_factory) -> SimpleNamespace:
+    """All four formats of the tiny checkpoint, in both modes."""
+    out = tmp_path_factory.mktemp(request.param) / "out"
+    formats = ("bonsai", "mlx", "gemlite", "unpacked")
+    made = convert(str(tiny), mode=request.param, out=out, formats=formats)
+    return SimpleNamespace(mode=request.param, out=out, source=tiny, made=made)
+
+
+@pytest.fixture
+def run():
+    """Run the command line in this process: run(*arguments) -> code, out, err."""
+
+    def call(*arguments) -> SimpleNamespace:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
+            main([str(a) for a in arguments])
+        return SimpleNamespace(code=stop.value.code, out=out.getvalue(), err=err.getvalue())
+
+    return call

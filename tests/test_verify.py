@@ -1,0 +1,167 @@
+"""A right pack passes, a wrong one fails at the first wrong thing, and is named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import models
+import numpy as np
+import pytest
+
+from bonsai_quant import verify
+from bonsai_quant.pack import open_pack
+
+
+@pytest.fixture
+def copy(packs, tmp_path):
+    """A copy of all packs, to be damaged."""
+    shutil.copytree(packs.out, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def resign(folder):
+    """Make the manifest agree with the files again, as an attacker or a buggy tool would."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for f in manifest["files"]:
+        data = (folder / f["path"]).read_bytes()
+        f["size"], f["sha256"] = len(data), hashlib.sha256(data).hexdigest()
+    path.write_text(json.dumps(manifest))
+
+
+def flip(folder, name, at, mask=0x01):
+    """Flip bits of one byte of a stored tensor."""
+    stored = open_pack(folder).stored[name]
+    with stored.path.open("r+b") as f:
+        f.seek(stored.offset + at)
+        byte = f.read(1)[0]
+        f.seek(stored.offset + at)
+        f.write(bytes([byte ^ mask]))
+
+
+def failures(verdict):
+    return [(c.level, c.detail) for c in verdict.checks if c.status == "failed"]
+
+
+def test_right_packs_pass_and_agree_with_the_source(packs):
+    verdict = verify(packs.out, against=str(packs.source))
+    assert not failures(verdict)
+    subjects = [c.subject for c in verdict.checks if c.level == "codes"]
+    assert subjects[:4] == ["bonsai", "mlx = bonsai", "gemlite = bonsai", "unpacked = bonsai"]
+    assert subjects[4].startswith("bonsai = ")
+
+
+@pytest.mark.parametrize("format_name", ["bonsai", "mlx", "gemlite", "unpacked"])
+def test_one_format_alone_passes(packs, format_name):
+    assert not failures(verify(packs.out / format_name, against=str(packs.source)))
+
+
+def test_every_single_bit_of_the_weights_counts(copy):
+    folder = copy / "bonsai"
+    path = folder / "model.safetensors"
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in [*range(64), *rng.integers(64, len(good), 100).tolist(), len(good) - 1]:
+        bad = bytearray(good)
+        bad[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bad)
+        ((level, detail),) = failures(verify(folder, level="file"))
+        assert level == "file"
+        assert "model.safetensors" in detail
+
+
+@pytest.mark.parametrize("what", ["missing", "short", "link", "extra weights", "extra text"])
+def test_files_that_are_not_the_manifests(copy, what):
+    path = copy / "mlx/transformer-packed-mflux/diffusion_pytorch_model.safetensors"
+    if what == "missing":
+        path.unlink()
+    elif what == "short":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif what == "link":
+        path.rename(path.parent / "real")
+        path.symlink_to("real")
+    elif what == "extra weights":
+        (path.parent / "model-00009-of-00009.safetensors").write_bytes(b"x")
+    else:
+        (copy / "mlx" / "NOTES.txt").write_text("a note does no harm")
+    found = failures(verify(copy, level="codes"))
+    assert bool(found) == (what != "extra text")
+    if found:
+        assert found[0][0] == "file"
+        assert len(found) == 1
+
+
+def test_a_resigned_flipped_code_is_found_by_comparing_formats(copy):
+    name = "transformer_blocks.0.attn.to_q"
+    flip(copy / "mlx", f"{name}.weight", 5, 0b11 if "ternary" in open_mode(copy) else 0b1)
+    resign(copy / "mlx")
+    ((level, detail),) = failures(verify(copy))
+    assert level == "codes"
+    assert name in detail
+    assert "row 0, column" in detail
+
+
+def open_mode(copy):
+    return open_pack(copy / "bonsai").info.mode
+
+
+def test_a_resigned_flip_in_one_format_alone_is_found_against_the_source(copy, packs):
+    flip(copy / "bonsai", "transformer_blocks.0.attn.to_q.scales", 0, 0x08)
+    resign(copy / "bonsai")
+    assert not failures(verify(copy / "bonsai"))
+    ((level, detail),) = failures(verify(copy / "bonsai", against=str(packs.source)))
+    assert level == "codes"
+    assert "transformer_blocks.0.attn.to_q.weight: row 0, scale 0" in detail
+
+
+def test_another_source_is_not_this_one(packs, tmp_path):
+    other = models.save_folder(tmp_path / "other", models.tensors(seed=1))
+    ((level, detail),) = failures(verify(packs.out, against=str(other)))
+    assert (level, "expected" in detail or "source" in detail) == ("codes", True)
+
+
+def test_swapped_layers_are_found_against_the_source(copy, packs):
+    folder = copy / "bonsai"
+    stored = open_pack(folder).stored
+    a, b = (stored[f"transformer_blocks.0.attn.{n}.codes"] for n in ("to_q", "to_k"))
+    data = bytearray(a.path.read_bytes())
+    size = a.spec.nbytes
+    first, second = data[a.offset : a.offset + size], data[b.offset : b.offset + size]
+    data[a.offset : a.offset + size], data[b.offset : b.offset + size] = second, first
+    a.path.write_bytes(data)
+    resign(folder)
+    ((_, detail),) = failures(verify(folder, against=str(packs.source)))
+    assert "transformer_blocks.0.attn.to_k" in detail
+
+
+def test_a_pack_without_our_manifest_is_checked_as_far_as_it_goes(copy):
+    for folder in (copy / "mlx", copy / "gemlite"):
+        (folder / "manifest.json").write_text('{"model_version": "somebody else\'s"}')
+        (folder / "layers.csv").unlink()
+        verdict = verify(folder)
+        assert [c.status for c in verdict.checks] == ["not run", "passed"]
+
+
+def test_the_command_line_exits_with_5(copy, run):
+    assert run("verify", copy, "--quiet").code == 0
+    flip(copy / "bonsai", "proj_out.weight", 0)
+    result = run("verify", copy, "--json")
+    assert result.code == 5
+    assert json.loads(result.out)["failed"] is True
+
+
+def test_levels_that_are_not_there_are_not_claimed(packs, run):
+    result = run("verify", packs.out, "--level", "image")
+    assert (result.code, "not there yet" in result.err) == (2, True)
+
+
+def test_kernels_run_on_the_packed_layers(packs):
+    verdict = verify(packs.out, level="kernel", layers=1)
+    kernels = {c.subject.split(":")[0]: c for c in verdict.checks if c.level == "kernel"}
+    assert set(kernels) == {"mlx", "gemlite"}
+    for check in kernels.values():
+        assert check.status in ("passed", "not run"), check.detail
+        if check.status == "not run":
+            assert "install" in check.detail

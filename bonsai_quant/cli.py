@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
-from . import answers
+from . import answers, ending
 from .checks import Checks
 from .convert import convert as run_convert
 from .demo import demo as run_demo
 from .diff import diff as run_diff
 from .doctor import doctor as run_doctor
-from .errors import BonsaiError, EnvironmentFault, printable
+from .errors import EnvironmentFault
 from .export import export as run_export
 from .inspect import inspect as run_inspect
 from .plan import explain
@@ -34,10 +32,6 @@ from .version import TOOL, __version__
 
 Command = Callable[..., Any]
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP: stopped like Ctrl-C, with its own exit code."""
 
 
 def common(command: Command) -> Command:
@@ -261,10 +255,14 @@ class Show:
 
     def __call__(self, answer: answers.Answer) -> None:
         """Print one answer."""
-        if self.as_json:
-            click.echo(json.dumps({"schema_version": SCHEMA_VERSION} | answer.data, indent=2))
-        elif not self.quiet:
-            click.echo(answer.text)
+        data = {"schema_version": SCHEMA_VERSION} | answer.data
+        try:
+            if self.as_json or not self.quiet:
+                click.echo(json.dumps(data, indent=2) if self.as_json else answer.text)
+        except OSError as e:
+            raise EnvironmentFault(
+                f"the answer could not be printed: {e.strerror}", hint="the work itself is done"
+            ) from e
 
 
 def _manners(options: dict[str, Any]) -> Show:
@@ -297,66 +295,13 @@ def _bar(doing: str, show: Show) -> Iterator[Callable[[int, int], None]]:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the documented code."""
     given = sys.argv[1:] if arguments is None else arguments
-    _catch_signals()
-    try:
-        code = cli.main(given, prog_name=TOOL, standalone_mode=False)
-        sys.stdout.flush()
-        code = code if isinstance(code, int) else 0
-    except BaseException as e:  # noqa: BLE001 - the one place where every failure becomes a code
-        if "--debug" in given and not isinstance(e, SystemExit):
-            raise
-        code = _explain(e)
-    _leave(code)
-
-
-def _explain(e: BaseException) -> int:
-    """Print one line about a failure; -> its exit code."""
-    if isinstance(e, SystemExit):
-        return e.code if isinstance(e.code, int) else 1
-    if isinstance(e, click.exceptions.Exit):
-        return e.exit_code
-    if isinstance(e, Terminated):
-        _complain("stopped by a signal -> run the same command with --resume")
-        return 143
-    if isinstance(e, KeyboardInterrupt | click.Abort):
-        _complain("interrupted -> run the same command with --resume")
-        return 130
-    if isinstance(e, click.ClickException):
-        _complain(f"error[usage]: {printable(e.format_message())} -> see --help")
-        return 2
-    if isinstance(e, MemoryError):
-        e = EnvironmentFault("not enough memory", hint="use fewer --threads")
-    if isinstance(e, OSError):
-        e = EnvironmentFault(f"the answer could not be printed: {e.strerror}")
-    if isinstance(e, BonsaiError):
-        _complain(f"error[{e.kind}]: {e}")
-        return e.exit_code
-    _complain(
-        f"error[bug]: {type(e).__name__}: {printable(e)} -> run again with --debug and report"
-    )
-    return 1
-
-
-def _complain(line: str) -> None:
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError:
-        pass  # stderr is full or closed: the exit code still tells
-
-
-def _catch_signals() -> None:
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated
-
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop)
-
-
-def _leave(code: int) -> NoReturn:
-    """Exit without Python's own complaint about a closed stdout."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os._exit(code or 6)
-    sys.exit(code)
+    ending.fill_standard_streams()
+    with ending.stopping_on_signals():
+        try:
+            code = cli.main(given, prog_name=TOOL, standalone_mode=False)
+            code = code if isinstance(code, int) else 0
+        except BaseException as e:  # noqa: BLE001 - here every failure becomes a code
+            if "--debug" in given and not isinstance(e, SystemExit):
+                traceback.print_exception(e)
+            code = ending.explain(e)
+        ending.leave(code)

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .checks import Checks
-from .errors import EnvironmentFault, OutputExists, UsageError
+from .errors import OutputExists, UsageError
 from .layers import layers_csv
 from .manifest import Manifest, Provenance, measure, source_record
 from .packwriter import PackWriter
 from .plan import Plan, check_room, plan
 from .recipe import Recipe
+from .resume import kept_for_resume, purpose, still_true
 from .schema import DEFAULT_FORMATS, LayerStats, Progress, to_json
 from .settings import DEFAULT_SOURCE, default_out
 from .storage.journal import Journal
 from .storage.staging import Staging
-from .storage.writer import sums_from_json
-from .version import __version__
 
 if TYPE_CHECKING:
     from .assembly import Finished
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,36 +135,47 @@ def write_packs(
     check_output(out, plan, overwrite=overwrite)
     if not resume:
         check_room(plan, out)
-    with Staging(out, resume=resume) as staging, _kept_for_resume(staging):
+    with (
+        Staging(out, overwrite=overwrite, resume=resume) as staging,
+        kept_for_resume(staging),
+    ):
         with _opened(plan, staging, resume) as state:
             digests = run(plan, state.take, checks=checks, done=state.resumed, progress=progress)
             stats = tuple(state.stats[name] for name in sorted(state.stats))
             made = Provenance(
                 plan.recipe, source_record(plan.source, digests), measure(stats), layers_csv(stats)
             )
-            with ThreadPoolExecutor(plan.threads) as pool:  # reading back and hashing, in parallel
-                finished = pool.map(lambda w: w.finish(made), state.writers.values())
-                manifests = dict(zip(state.writers, finished, strict=True))
-        state.journal.remove()
+            manifests = _finish(state.writers, made, plan.threads)
         staging.commit(
             {f"{n}/{f.path}" for n, m in manifests.items() for f in m.files}
-            | {f"{n}/manifest.json" for n in manifests},
-            overwrite=overwrite,
+            | {f"{n}/manifest.json" for n in manifests}
         )
     return Converted(out, manifests, stats)
 
 
+def _finish(writers: dict[str, PackWriter], made: Provenance, threads: int) -> dict[str, Manifest]:
+    """Read back and hash all files, in parallel; an interruption does not wait for the rest."""
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            finished = pool.map(lambda w: w.finish(made), writers.values())
+            return dict(zip(writers, finished, strict=True))
+        except BaseException:
+            for writer in writers.values():
+                writer.weights.stop()
+            raise
+
+
 @contextlib.contextmanager
 def _opened(plan: Plan, staging: Staging, resume: bool) -> Iterator[_Run]:
-    journal = Journal(staging, _purpose(plan), resume=resume)
-    if resume and not journal.entries:
-        log.info("%s: nothing to resume; starting from the beginning", plan.source.place)
+    journal = Journal(staging, purpose(plan), resume=resume)
     writers: dict[str, PackWriter] = {}
     try:
         for name in plan.formats:
-            writers[name] = PackWriter(staging, name, name, plan.info, resume=resume)
+            useful = bool(journal.entries)
+            writers[name] = PackWriter(staging, name, name, plan.info, resume=useful)
         state = _Run(writers, journal)
-        _believe_what_is_true(plan, state)
+        for stats, digest in still_true(plan, journal, writers):
+            state.stats[stats.name], state.resumed[stats.name] = stats, digest
         yield state
     finally:
         for writer in writers.values():
@@ -176,58 +183,11 @@ def _opened(plan: Plan, staging: Staging, resume: bool) -> Iterator[_Run]:
         journal.close()
 
 
-def _purpose(plan: Plan) -> dict[str, Any]:
-    """What a journal is bound to. The source's bytes are compared as they are read."""
-    return {
-        "files": [[f.name, f.size] for f in plan.source.files],
-        "formats": plan.formats,
-        "recipe": plan.recipe.model_dump(mode="json"),
-        "tensors": [to_json(t.tensor) for t in plan.tensors],
-        "version": __version__,
-    }
-
-
-def _believe_what_is_true(plan: Plan, state: _Run) -> None:
-    """Skip the journal's tensors whose bytes really are in every file."""
-    for planned in plan.tensors:
-        entry = state.journal.entries.get(planned.tensor.name)
-        if entry is None or not isinstance(entry.get("source"), str):
-            continue
-        stats = _stats_from_json(entry.get("stats"))
-        said = entry.get("sums")
-        if stats is None or not isinstance(said, dict) or set(said) != set(state.writers):
-            continue
-        sums = {f: sums_from_json(v) for f, v in said.items()}
-        if all(
-            s is not None and state.writers[f].holds(planned.tensor, s) for f, s in sums.items()
-        ):
-            state.stats[planned.tensor.name] = stats
-            state.resumed[planned.tensor.name] = entry["source"]
-            state.journal.add(entry)
-
-
-def _stats_from_json(value: object) -> LayerStats | None:
-    try:
-        fields = dict(value)  # type: ignore[call-overload]
-        return LayerStats(**fields | {"shape": tuple(fields["shape"])})
-    except (TypeError, ValueError, KeyError):
-        return None
-
-
-@contextlib.contextmanager
-def _kept_for_resume(staging: Staging) -> Iterator[None]:
-    """Keep the staging folder after an interruption or a machine's fault, not after bad input."""
-    try:
-        yield
-    except (KeyboardInterrupt, MemoryError, EnvironmentFault):
-        staging.keep = True
-        raise
-
-
 def check_output(out: Path, plan: Plan, *, overwrite: bool) -> None:
     """Refuse an output that is there, or that would touch the source."""
     target = Path(os.path.realpath(out))
-    inputs = [Path(plan.source.place), *(f.path for f in plan.source.files)]
+    local = [] if plan.source.hub_id else [Path(plan.source.place)]
+    inputs = [*local, *(f.path for f in plan.source.files)]
     for path in (Path(os.path.realpath(p)) for p in inputs):
         if path.is_relative_to(target) or target.is_relative_to(path):
             raise UsageError(

@@ -39,14 +39,14 @@ def export(
     check_files(source)
     _check_apart(source.folder, target)
     _check_room(source, name, target)
-    with Staging(target) as staging:
+    with Staging(target, overwrite=overwrite) as staging:
         writer = PackWriter(staging, "", name, source.info, resume=False)
         try:
             _copy(source, writer, workers, progress)
             manifest = writer.finish(_provenance(source))
         finally:
             writer.weights.close()
-        staging.commit({f.path for f in manifest.files} | {manifests.NAME}, overwrite=overwrite)
+        staging.commit({f.path for f in manifest.files} | {manifests.NAME})
     return manifest
 
 

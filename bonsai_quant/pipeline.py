@@ -20,9 +20,10 @@ import numpy as np
 from .assembly import Assembly, Finished, Span
 from .checks import Checks
 from .errors import BadInput, HubMismatch
+from .hub import discard, download
 from .plan import BLOCK, Plan
 from .schema import NUMPY_DTYPE, Progress
-from .source import SourceFile
+from .source import Source, SourceFile
 from .storage import fs
 from .storage.safetensors import parse_header
 
@@ -63,8 +64,9 @@ def run(
             progress(data.nbytes, 1 if finished else 0)
 
     digests: dict[str, str] = {}
+    source = download(plan.source)
     with _Pool(plan.threads) as pool:
-        for file in plan.source.files:
+        for file in source.files:
             hasher = sha256()
             for span, data in _read(file, plan):
                 # One hashing thread: the order of submission is the order of the bytes.
@@ -73,7 +75,7 @@ def run(
                     pool.submit(solve, span, _typed(span, data))
             pool.drain()
             digests[file.name] = hasher.hexdigest()
-            _compare_with_hub(plan, file, digests[file.name])
+            _compare_with_hub(source, file, digests[file.name])
     return digests
 
 
@@ -156,11 +158,12 @@ def _typed(span: Span, data: np.ndarray) -> np.ndarray:
     return data.view(dtype).reshape(span.stop - span.start, *span.stored.spec.shape[1:])
 
 
-def _compare_with_hub(plan: Plan, file: SourceFile, digest: str) -> None:
-    announced = plan.source.hub_sha256.get(file.name)
+def _compare_with_hub(source: Source, file: SourceFile, digest: str) -> None:
+    announced = source.hub_sha256.get(file.name)
     if announced and announced != digest:
+        discard(file.path)
         raise HubMismatch(
             f"has sha256 {digest}, the Hub announced {announced}",
             where=str(file.path),
-            hint="delete it from the cache and fetch again",
+            hint="it is out of the cache now: run again to fetch it",
         )

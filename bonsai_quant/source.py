@@ -12,7 +12,7 @@ from typing import Any
 
 from .bases import Model, detect
 from .bases.model import check_config
-from .errors import BadInput, Unsupported, UsageError
+from .errors import BadInput, Unsupported, UsageError, printable
 from .schema import StoredTensor
 from .storage import fs
 from .storage.safetensors import Header, read_header, strict_json
@@ -23,18 +23,6 @@ INDEX_SUFFIX = ".safetensors.index.json"
 READABLE = ("BF16", "F16", "F32")
 FREE_CONFIG = ("axes_dims_rope", "eps", "rope_theta")
 """Fields of config.json that shapes do not tell: taken from the source when it has them."""
-STRICT_FIELDS = (
-    "attention_head_dim",
-    "guidance_embeds",
-    "in_channels",
-    "joint_attention_dim",
-    "num_attention_heads",
-    "num_layers",
-    "num_single_layers",
-    "timestep_guidance_channels",
-    "mlp_ratio",
-    "out_channels",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +37,11 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A recognised checkpoint. place: as the user named it. files: in reading order."""
+    """A recognised checkpoint. place: as the user named it. files: in reading order.
+
+    From the Hub: its id, the commit, and the sha256 that the Hub announces, by `SourceFile.name`.
+    Its files may still be away: `hub.download` brings them to their paths.
+    """
 
     place: str
     files: tuple[SourceFile, ...]
@@ -64,15 +56,19 @@ def open_source(place: str, *, revision: str | None = None, strict: bool = False
     """A path, or `org/name[@revision]` on the Hub, or the bare name of a shipped model."""
     path = Path(place)
     if os.path.lexists(path):
-        log.info("%s is a path on this machine", place)
+        if revision:
+            raise UsageError(f"{place} is a path: --revision is for the Hub", hint="leave it out")
+        log.info("%s is a path on this machine", printable(place))
         return read_source(path, strict=strict)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", place) and not place.startswith((".", "/")):
+    name, _, at = place.partition("@")
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not name.endswith(".safetensors"):
+        if revision and at and revision != at:
+            raise UsageError(f"two revisions: {at!r} and --revision {revision!r}", hint="give one")
         from .hub import fetch
 
-        name, _, at = place.partition("@")
         return fetch(name, revision or at or None, strict=strict)
     raise UsageError(
-        f"no file, folder or Hub id {place!r}", hint="give a path, or org/name for the Hub"
+        f"no file, folder or Hub id {place[:300]!r}", hint="give a path, or org/name for the Hub"
     )
 
 
@@ -80,14 +76,18 @@ def read_source(path: Path, *, strict: bool = False) -> Source:
     """Recognise a checkpoint file, a transformer folder, or a pipeline folder."""
     folder, files = _weight_files(path)
     headers = [read_header(f) for f in files]
+    for header in headers:
+        _check_fields(header, strict)
     index = _read_index(folder) if folder else None
     if index is not None and folder is not None:
         _check_index(index, headers, folder, strict)
     tensors = _gather(headers)
     model = detect(tensors, str(path))
     _check_dtypes(tensors)
-    config = _config(folder, model)
-    log.info("%s: detected %s: %s", path, model.base, model.reason)
+    for doubt in model.doubts:
+        _doubt(doubt, where=(path,), hint="fetch it again if it should be whole", strict=strict)
+    config = _config(folder, model, strict)
+    log.info("%s: detected %s: %s", printable(path), model.base, model.reason)
     records = tuple(_record(h.path, folder or path.parent) for h in headers)
     return Source(str(path), records, model, config)
 
@@ -167,8 +167,10 @@ def _refuse_outside(path: Path, folder: Path) -> None:
     if real.is_relative_to(root):
         return
     repo = next((p.parent for p in root.parents if p.name == "snapshots"), None)
-    if repo and real.parent == repo / "blobs" and re.fullmatch(r"[0-9a-f]{40,64}", real.name):
-        return
+    if repo and re.fullmatch(r"[0-9a-f]{40,64}", real.name):
+        shared = repo.parent / "blobs" / real.name[:2]  # blobs of several repos
+        if real.parent in (repo / "blobs", shared):
+            return
     raise BadInput(
         f"is a link that leaves the model's folder (to {real})",
         where=str(path),
@@ -223,10 +225,31 @@ def _check_index(index: Path, headers: list[Header], folder: Path, strict: bool)
     metadata = _read_json(index).get("metadata")
     claimed = metadata.get("total_size") if isinstance(metadata, dict) else None
     if claimed is not None and claimed != total:
-        text = f"announces {claimed} bytes, the shards hold {total}"
-        if strict:
-            raise BadInput(text, where=str(index), hint="shards of two versions may be mixed")
-        log.warning("%s %s; shards of two versions may be mixed", index, text)
+        _doubt(
+            f"announces {str(claimed)[:40]} bytes, the shards hold {total}",
+            where=(index,),
+            hint="shards of two versions may be mixed: fetch them again",
+            strict=strict,
+        )
+
+
+def _doubt(text: str, *, where: tuple[object, ...], hint: str, strict: bool) -> None:
+    """A warning, which `--strict` makes an error."""
+    problem = BadInput(text, where=where, hint=hint)
+    if strict:
+        raise problem
+    log.warning("warning: %s", problem)
+
+
+def _check_fields(header: Header, strict: bool) -> None:
+    if header.extended:
+        _doubt(
+            "has fields other than dtype, shape and data_offsets, which are ignored "
+            f"({len(header.extended)} tensors have)",
+            where=(header.path, f"tensor {header.extended[0]}"),
+            hint="ask the author what they mean",
+            strict=strict,
+        )
 
 
 def _gather(headers: list[Header]) -> dict[str, StoredTensor]:
@@ -254,23 +277,50 @@ def _check_dtypes(tensors: Mapping[str, StoredTensor]) -> None:
             )
 
 
-def _config(folder: Path | None, model: Model) -> dict[str, Any]:
+def _config(folder: Path | None, model: Model, strict: bool) -> dict[str, Any]:
     """The config that packs carry: what the shapes say, with the source's free fields."""
     config = dict(model.config)
     path = folder / "config.json" if folder else None
     if path is None or model.layout != "diffusers":
         return config
     if not os.path.lexists(path):
-        log.warning("%s has no config.json: %s uses the family's values", folder, FREE_CONFIG)
+        _doubt(
+            f"is not there: the family's values are used for {', '.join(FREE_CONFIG)}",
+            where=(path,),
+            hint="fetch it too",
+            strict=strict,
+        )
         return config
     said = _read_json(path)
     if not isinstance(said, dict):
         raise BadInput("is not an object", where=str(path), hint="fetch the file again")
     if said.get("_class_name") != config["_class_name"]:
         raise Unsupported(
-            f"is for {said.get('_class_name')!r}; expected {config['_class_name']}",
+            f"is for {str(said.get('_class_name'))[:80]!r}; expected {config['_class_name']}",
             where=str(path),
             hint="give the folder of a FLUX.2 transformer",
         )
-    check_config(said, {k: config[k] for k in STRICT_FIELDS}, str(path))
-    return config | {k: said[k] for k in FREE_CONFIG if k in said}
+    check_config(said, model, str(path))
+    return config | _free_fields(said, path)
+
+
+def _free_fields(said: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The free fields that a config.json has, if they are what they should be."""
+    found = {k: said[k] for k in FREE_CONFIG if k in said}
+    for name, value in found.items():
+        values = value if name == "axes_dims_rope" else [value]
+        if (
+            not isinstance(values, list)
+            or not 0 < len(values) <= 8
+            or not all(map(_is_positive, values))
+        ):
+            raise BadInput(
+                f"has {name} = {str(value)[:80]}, which is not what this field holds",
+                where=str(path),
+                hint="fetch the file again",
+            )
+    return found
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**31

@@ -87,7 +87,9 @@ def test_float32_of_the_same_values_gives_the_same_weight_files(golden, tmp_path
     source = models.save_folder(tmp_path / "wide", wide)
     convert(str(source), mode=mode, out=tmp_path / "out", formats=FORMATS)
     found = hashes(tmp_path / "out", manifests=False)
-    assert [p for p in found if found[p] != expected[p]] == [f"{f}/layers.csv" for f in sorted(FORMATS)]
+    assert [p for p in found if found[p] != expected[p]] == [
+        f"{f}/layers.csv" for f in sorted(FORMATS)
+    ]
 
 
 def test_an_unpacked_export_converts_to_the_same_codes(packs, tmp_path):

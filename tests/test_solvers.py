@@ -126,7 +126,13 @@ def test_measured_sums_are_those_of_the_decoded_weights(mode):
     raw = as_bf16(np.random.default_rng(1).standard_t(4, (64, 384)))
     w, solved = to_float(raw), solve(raw, "exact", mode)
     d = decode(solved, mode)
-    expected = [(w**2).sum(1), ((w - d) ** 2).sum(1), (w * d).sum(1), (d**2).sum(1), (d != 0).sum(1)]
+    expected = [
+        (w**2).sum(1),
+        ((w - d) ** 2).sum(1),
+        (w * d).sum(1),
+        (d**2).sum(1),
+        (d != 0).sum(1),
+    ]
     assert np.allclose(solved.sums, np.stack(expected, 1), rtol=1e-5)
 
 

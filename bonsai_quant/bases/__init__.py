@@ -13,18 +13,20 @@ __all__ = ["FAMILIES", "Model", "detect"]
 
 FAMILIES = {"flux2": flux2.detect}
 
-FOREIGN: tuple[tuple[str, str, str], ...] = (
-    (".lora_A.", "a LoRA", "merge it into the full checkpoint first"),
-    (".lora_down.", "a LoRA", "merge it into the full checkpoint first"),
-    (".qweight", "already quantized", "start from the full-precision checkpoint"),
-    (".W_q", "already quantized", "start from the full-precision checkpoint"),
-    (".scales", "already quantized", "start from the full-precision checkpoint"),
-    (".codes", "already quantized", "start from the full-precision checkpoint"),
-    (".weight_scale", "already quantized", "start from the full-precision checkpoint"),
-    (".absmax", "already quantized", "start from the full-precision checkpoint"),
-    (".quant_state", "already quantized", "start from the full-precision checkpoint"),
+FOREIGN: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (
+        "a LoRA",
+        "merge it into the full checkpoint first",
+        (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".hada_w1", ".lokr_w1"),
+    ),
+    (
+        "already quantized",
+        "start from the full-precision checkpoint",
+        (".qweight", ".W_q", ".scales", ".codes", ".weight_scale", ".scale_weight", "scaled_fp8")
+        + (".weight_packed", ".comfy_quant", ".absmax", ".quant_state", ".SCB"),
+    ),
 )
-"""Marks of checkpoints that hold something other than full weights."""
+"""What a checkpoint is that holds something other than full weights, what to do, and its marks."""
 
 BUNDLED = ("text_encoders.", "vae.", "conditioner.", "first_stage_model.")
 
@@ -35,9 +37,9 @@ def detect(tensors: Mapping[str, StoredTensor], place: str) -> Model:
     place: the file or folder, for messages. Raises Unsupported (4) when no family has these names.
     """
     if not tensors:
-        raise BadInput("holds no tensors", where=place)
-    for mark, what, hint in FOREIGN:
-        if name := next((n for n in tensors if mark in n), ""):
+        raise BadInput("holds no tensors", where=place, hint="fetch the checkpoint again")
+    for what, hint, marks in FOREIGN:
+        if name := next((n for n in tensors if any(m in n for m in marks)), ""):
             raise Unsupported(f"is {what}", where=(place, f"tensor {name}"), hint=hint)
     if bundled := [n for n in tensors if n.startswith(BUNDLED)]:
         raise Unsupported(

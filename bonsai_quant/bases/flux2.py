@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..errors import BadInput, Unsupported
+from ..errors import BadInput, Unsupported, printable
 from ..schema import Piece, StoredTensor, TensorSpec
 from .model import Model, ModelTensor, check_names, check_shape
 
@@ -83,6 +83,20 @@ BLOCKS = (
     ("single_transformer_blocks", "single_blocks", SINGLE),
 )
 
+EVIDENCE = {
+    "attention_head_dim": "transformer_blocks.0.attn.norm_q",
+    "guidance_embeds": "time_guidance_embed.guidance_embedder",
+    "in_channels": "x_embedder",
+    "joint_attention_dim": "context_embedder",
+    "mlp_ratio": "transformer_blocks.0.ff.linear_out",
+    "num_attention_heads": "x_embedder",
+    "num_layers": "transformer_blocks",
+    "num_single_layers": "single_transformer_blocks",
+    "out_channels": "proj_out",
+    "timestep_guidance_channels": "time_guidance_embed.timestep_embedder.linear_1",
+}
+"""Fields of diffusers' config.json, and the tensor that tells each."""
+
 LAYOUT_MARKS = {
     "diffusers": ("transformer_blocks.", "x_embedder."),
     "original": ("double_blocks.", "img_in."),
@@ -109,9 +123,9 @@ def detect(tensors: Mapping[str, StoredTensor], place: str) -> Model | None:
         )
     layout = layouts[0]
     counts = _counts(tensors, layout)
-    sizes = _sizes(tensors, layout, place)
     rows = list(_rows(counts, _guidance(tensors)))
     check_names({_stored_name(r, layout) for r in rows}, tensors, place)
+    sizes = _sizes(tensors, layout, place)
     model = [_tensor(r, sizes, layout, tensors) for r in rows]
     base = KNOWN.get((*counts, sizes["h"], sizes["j"]), "flux2")
     reason = (
@@ -119,10 +133,20 @@ def detect(tensors: Mapping[str, StoredTensor], place: str) -> Model | None:
         f"hidden {sizes['h']}, text {sizes['j']}"
     )
     if prefixed:
-        log.info("%s: the prefix %s was taken off %d names", place, PREFIX, prefixed)
+        log.info("%s: took the prefix %s off %d names", printable(place), PREFIX, prefixed)
     model.sort(key=lambda t: t.name)
     config = _config(counts, sizes, _guidance(tensors))
-    return Model(base, layout, config, tuple(model), reason)
+    doubts = _doubts(counts, sizes)
+    return Model(base, layout, config, tuple(model), reason, EVIDENCE, doubts)
+
+
+def _doubts(counts: tuple[int, int], sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """A known width with another depth: a checkpoint that lost its last block looks like that."""
+    for (*due, h, j), name in KNOWN.items():
+        if (h, j) == (sizes["h"], sizes["j"]) and tuple(due) != counts:
+            blocks = "{} double and {} single blocks"
+            return (f"has {blocks.format(*counts)}; {name} has {blocks.format(*due)}",)
+    return ()
 
 
 def dense_specs(
@@ -198,9 +222,9 @@ def _sizes(tensors: Mapping[str, StoredTensor], layout: str, place: str) -> dict
                 f"lacks the tensor {name}", where=place, hint="fetch the checkpoint again"
             )
         shape = tensors[name].spec.shape
-        if len(shape) != rank:
+        if len(shape) != rank or 0 in shape:
             raise BadInput(
-                f"has shape {list(shape)}, expected {rank} axes",
+                f"has shape {list(shape)}, expected {rank} axes, none of them 0",
                 where=(tensors[name].path, f"tensor {name}"),
                 hint="fetch the checkpoint again",
             )
@@ -212,7 +236,7 @@ def _sizes(tensors: Mapping[str, StoredTensor], layout: str, place: str) -> dict
         "double_blocks.0.img_attn.norm.query_norm.scale",
     )
     down = ("transformer_blocks.0.ff.linear_out.weight", "double_blocks.0.img_mlp.2.weight")
-    return {
+    sizes = {
         "h": axis("x_embedder.weight", "img_in.weight", 2, 0),
         "i": axis("x_embedder.weight", "img_in.weight", 2, 1),
         "j": axis("context_embedder.weight", "txt_in.weight", 2, 1),
@@ -221,6 +245,13 @@ def _sizes(tensors: Mapping[str, StoredTensor], layout: str, place: str) -> dict
         "d": axis(*norm, 1, 0),
         "m": axis(*down, 2, 1),
     }
+    if sizes["h"] % sizes["d"]:
+        raise BadInput(
+            f"has heads of {sizes['d']}, which do not divide the hidden width {sizes['h']}",
+            where=place,
+            hint="fetch the checkpoint again",
+        )
+    return sizes
 
 
 def _shape(text: str, sizes: Mapping[str, int]) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import BadInput
@@ -24,13 +24,18 @@ class ModelTensor:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A recognised checkpoint. `config` is diffusers' config.json; `reason` is for the log."""
+    """A recognised checkpoint. `config` is diffusers' config.json; `reason` is for the log.
+
+    evidence: which tensors tell a field of the config.  doubts: what is odd but may be meant.
+    """
 
     base: str
     layout: str
     config: dict[str, Any]
     tensors: tuple[ModelTensor, ...]
     reason: str
+    evidence: Mapping[str, str] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
 
 def check_names(expected: Iterable[str], found: Iterable[str], place: str) -> None:
@@ -63,15 +68,16 @@ def check_shape(stored: StoredTensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def check_config(config: Mapping[str, Any], derived: Mapping[str, Any], place: str) -> None:
+def check_config(config: Mapping[str, Any], model: Model, place: str) -> None:
     """Refuse a config.json that contradicts the tensors."""
-    for field, value in derived.items():
-        said = config.get(field, value)
-        said = tuple(said) if isinstance(said, list) else said
-        value = tuple(value) if isinstance(value, list) else value
+    for name, tensor in model.evidence.items():
+        value = model.config[name]
+        said = config.get(name, value)
+        if name == "out_channels" and said == config.get("in_channels"):
+            said = None  # diffusers takes both for the same
         if said != value:
             raise BadInput(
-                f"config.json says {field} = {said}, but the tensors say {value}",
+                f"says {name} = {str(said)[:80]}, but {tensor} says {value}",
                 where=place,
                 hint="config and weights are of different models: fetch both again",
             )

@@ -12,7 +12,6 @@ from ..errors import VerificationFailed
 from ..schema import Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
 from ..storage.layout import Layout
 
-
 STEP = 1 << 20
 """Kept values converted at a time."""
 

@@ -1,9 +1,9 @@
 """Gemlite's layout for CUDA, as the Bonsai Image clients load it with `GemLiteLinearTriton`.
 
-A flat dict. Per packed linear NAME: `W_q` U8 [in * bits / 8, out], the code
-bytes transposed; `scales` and `zeros` F32 [in / 128, out]; weight = code * scale + zero, with scale
-s and zero -s (ternary) or scale 2 s and zero -s (binary); `metadata` I32 [12]; `orig_shape` I32 [2].
-Kept tensors: BF16. Any other key makes the clients refuse the file.
+A flat dict. Per packed linear NAME: `W_q` U8 [in * bits / 8, out], the code bytes transposed;
+`scales` and `zeros` F32 [in / 128, out]; weight = code * scale + zero, with scale s and zero -s
+(ternary) or scale 2 s and zero -s (binary); `metadata` I32 [12]; `orig_shape` I32 [2]. Kept
+tensors: BF16. Any other key makes the clients refuse the file.
 """
 
 from __future__ import annotations

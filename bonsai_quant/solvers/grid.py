@@ -15,6 +15,10 @@ LARGEST_BINARY = LARGEST / 2
 """Existing binary packs store 2 s, which must fit as well."""
 
 
+STEP = 1 << 16
+"""Kept values rounded at a time."""
+
+
 def round_to_grid(scales: np.ndarray, largest: float = LARGEST) -> tuple[np.ndarray, np.ndarray]:
     """scales: float64, >= 0 -> nearest grid scales (float32), and where they were too small.
 
@@ -39,9 +43,18 @@ def round_kept(values: np.ndarray) -> np.ndarray:
 
     Above 2^-17 bf16 is the coarser of the two, below it fp16's step of 2^-24 is.
     """
+    flat = values.reshape(-1)
+    rounded = np.empty_like(flat)
+    for at in range(0, flat.size, STEP):  # temporaries that stay in the cache
+        rounded[at : at + STEP] = _round_kept(flat[at : at + STEP])
+    return rounded.reshape(values.shape)
+
+
+def _round_kept(values: np.ndarray) -> np.ndarray:
     bits = values.view(np.uint32)
     half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     coarse = ((bits + half) & np.uint32(0xFFFF0000)).view(np.float32)
     fine = np.rint(values * np.float32(2.0**24)) * np.float32(2.0**-24)
-    rounded = np.where(np.abs(values) < np.float32(2.0**-17), fine, coarse)
+    size = np.abs(values)
+    rounded = np.where(size < np.float32(2.0**-17), fine, coarse)
     return np.where(np.abs(rounded) > LARGEST, np.float32(np.inf), rounded)

@@ -7,8 +7,8 @@ largest |w|. With C_k their sum, the best scale for that set is s = C_k / k, and
 
 No sort is needed. An optimum is a fixed point of theta -> C(theta) / 2k(theta), where C and k
 belong to the set |w| > theta. This map never decreases, so walking it up from 0 and down from max/2
-stops at its least and its greatest fixed point; the optimum lies between them, and there are seldom
-more than a few weights in between, which are added one by one.
+stops at its least and its greatest fixed point; the optimum lies between them. Usually they are one
+and the same; otherwise walks from in between find the others.
 
 Magnitudes are compared as integers m = |w| 2^(23 - e), e the exponent of the group's largest. A
 weight in the optimal set exceeds s/2 >= max/256, so for bf16 and fp16 sources its m is exact; sums
@@ -22,6 +22,9 @@ import numpy as np
 from ..jit import kernel
 from ..schema import GROUP
 from .weights import raw_bits
+
+FEW = 8
+"""Magnitudes that are sooner tried one by one than searched by halves."""
 
 
 def scales(weight: np.ndarray) -> np.ndarray:
@@ -83,15 +86,76 @@ def _best_set(m, top):  # type: ignore[no-untyped-def]
         last_low, last_high = k_low, k_high
         low, high = np.int32(c_low // (2 * k_low)), np.int32(c_high // (2 * k_high))
         k_low, c_low, k_high, c_high = _above_both(m, low, high)
-    best_k, best_c = k_high, c_high
-    best = np.float64(c_high) * np.float64(c_high) / np.float64(k_high)
-    while k_high < k_low:  # add the weights in between, largest first, equal ones together
+    if k_low == k_high:
+        return k_low, c_low
+    return _best_between(m, low, k_low, c_low, high, k_high, c_high)
+
+
+@kernel
+def _best_between(m, low, k_low, c_low, high, k_high, c_high):  # type: ignore[no-untyped-def]
+    """The best of the fixed points low, high and those between them.
+
+    A walk from any theta ends at a fixed point and passes none on its way, so each walk clears an
+    interval. A wide gap, which an outlier leaves, is halved by walks from its middle until few
+    magnitudes are left; those are tried one by one.
+    """
+    best_k, best_c = _better(k_low, c_low, k_high, c_high)
+    while k_low - k_high > FEW and high - low > 1:
+        middle = low + ((high - low) >> np.int32(1))
+        k, c = _above(m, middle)
+        k_middle, after = k, np.int32(c // (2 * k))
+        rising = after > middle
+        while low < after < high:
+            k_after, c_after = _above(m, after)
+            if k_after == k:  # a fixed point that neither end led to; what is behind it is not clear
+                best_k, best_c = _better(best_k, best_c, k, c)
+                ends = (after, high) if rising else (low, after)
+                k, c = _best_one_by_one(m, ends[0], ends[1])
+                best_k, best_c = _better(best_k, best_c, k, c)
+                break
+            k, c = k_after, c_after
+            after = np.int32(c // (2 * k))
+        if rising:
+            high, k_high = middle, k_middle
+        else:
+            low, k_low = middle, k_middle
+    k, c = _best_one_by_one(m, low, high)
+    return _better(best_k, best_c, k, c)
+
+
+@kernel
+def _best_one_by_one(m, low, high):  # type: ignore[no-untyped-def]
+    """Add the magnitudes in (low, high] to those above high, largest first, equal ones together."""
+    k_low, _ = _above(m, low)
+    k, c = _above(m, high)
+    best_k, best_c = k, c
+    while k < k_low:
         high = np.int32(_largest_up_to(m, high) - np.int32(1))
-        _, _, k_high, c_high = _above_both(m, low, high)
-        gain = np.float64(c_high) * np.float64(c_high) / np.float64(k_high)
-        if gain > best:
-            best, best_k, best_c = gain, k_high, c_high
+        k, c = _above(m, high)
+        best_k, best_c = _better(best_k, best_c, k, c)
     return best_k, best_c
+
+
+@kernel
+def _above(m, theta):  # type: ignore[no-untyped-def]
+    """Number and sum of the magnitudes above theta."""
+    one, zero = np.int32(1), np.int32(0)
+    k, c = zero, zero
+    for j in range(128):
+        x = m[j]
+        k = np.int32(k + (one if x > theta else zero))
+        c = np.int32(c + (x if x > theta else zero))
+    return k, np.int64(c)
+
+
+@kernel
+def _better(k, c, other_k, other_c):  # type: ignore[no-untyped-def]
+    """The pair with the larger c^2 / k; the smaller set when they are equal."""
+    gain = np.float64(c) * np.float64(c) / np.float64(k)
+    other = np.float64(other_c) * np.float64(other_c) / np.float64(other_k)
+    if other > gain or (other == gain and other_k < k):
+        return other_k, other_c
+    return k, c
 
 
 @kernel

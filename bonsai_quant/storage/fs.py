@@ -17,11 +17,33 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput, EnvironmentFault, OutputExists, Unsupported
+from ..errors import BadInput, EnvironmentFault, OutputExists
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 CHUNK = 8 << 20
 """Bytes of one bounded read."""
+NO_SUCH_RENAME = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+"""What file systems answer that can only rename plainly."""
+READS_BACK = "reads back other bytes than were written; is the disk failing?"
+IN_THE_WAY = "something else stands in its place: remove it, and run the command again"
+HINTS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or ask for a larger quota",
+    errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
+    errno.EROFS: "the file system is read-only: choose another output with -o",
+    errno.EFBIG: "raise the file size limit (ulimit -f)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EIO: "check the disk; the system's log says more",
+    errno.EISDIR: IN_THE_WAY,
+    errno.ENOTDIR: IN_THE_WAY,
+    errno.ELOOP: IN_THE_WAY,
+}
+
+
+class NotOnDisk(EnvironmentFault):
+    """fsync failed: what was written may be lost although it still reads back, so none is kept."""
 
 
 def _do(operation: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -35,17 +57,8 @@ def explained(path: object, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        hints = {
-            errno.ENOSPC: "free some space, then run the same command with --resume",
-            errno.EDQUOT: "the disk quota is used up: free some space, then use --resume",
-            errno.EACCES: "check the permissions, or choose another output with -o",
-            errno.EPERM: "check the permissions, or choose another output with -o",
-            errno.EROFS: "the file system is read-only: choose another output with -o",
-            errno.EFBIG: "raise the file size limit (ulimit -f)",
-            errno.EMFILE: "raise the limit of open files (ulimit -n)",
-        }
         reason = os.strerror(e.errno) if e.errno else str(e)
-        hint = hints.get(e.errno or 0, "")
+        hint = HINTS.get(e.errno or 0, "mend that, and run the command again")
         raise EnvironmentFault(f"{doing} failed: {reason}", where=str(path), hint=hint) from e
 
 
@@ -129,6 +142,20 @@ def create(dir_fd: int, name: str, path: object) -> int:
         return int(_do("create", os.open, name, flags, 0o666, dir_fd=dir_fd))
 
 
+def reopen(dir_fd: int, name: str) -> int | None:
+    """Open for writing a plain file that is nobody else's too; None when there is no such."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, dir_fd=dir_fd)
+    except OSError:
+        return None
+    info = os.fstat(fd)
+    if stat.S_ISREG(info.st_mode) and info.st_nlink == 1:
+        return fd
+    os.close(fd)
+    return None
+
+
 def pwrite_all(fd: int, data: memoryview | bytes, offset: int, path: object) -> None:
     """Write all of `data` at `offset`, looping over short writes."""
     view = memoryview(data).cast("B")
@@ -143,32 +170,50 @@ def pwrite_all(fd: int, data: memoryview | bytes, offset: int, path: object) -> 
 
 def fsync(fd: int, path: object) -> None:
     """Force to disk; a failure is final, since a second try would report success falsely."""
-    with explained(path, "fsync"):
+    try:
         _do("fsync", os.fsync, fd)
+    except OSError as e:
+        if e.errno == errno.EINVAL and stat.S_ISDIR(os.fstat(fd).st_mode):
+            return  # this file system has no fsync of folders
+        raise NotOnDisk(
+            f"fsync failed: {os.strerror(e.errno or 0)}",
+            where=str(path),
+            hint=f"{HINTS.get(e.errno or 0, 'check the disk')}, then run the command again",
+        ) from e
 
 
 def rename(source: str, target: str, dir_fd: int, flags: int, path: object) -> None:
-    """One atomic rename inside a folder: refuse to replace, or exchange the two names."""
+    """One atomic rename inside a folder: refuse to replace, or exchange the two names.
+
+    Where the file system cannot do that atomically, several plain renames; see `aside`.
+    """
     try:
-        _do("rename", _renameat2, dir_fd, source, target, flags)
-    except FileExistsError as e:
-        raise OutputExists("appeared while this run was working", where=str(path)) from e
-    except OSError as e:
-        if e.errno not in (errno.EINVAL, errno.ENOSYS):
-            with explained(path, "renaming into place"):
+        try:
+            _do("rename", _renameat2, dir_fd, source, target, flags)
+        except OSError as e:
+            if e.errno not in NO_SUCH_RENAME:
                 raise
-        raise Unsupported(
-            "this file system has no atomic rename of that kind",
+            _rename_portably(dir_fd, source, target, flags)
+    except FileExistsError as e:
+        raise OutputExists(
+            "appeared while this run was working",
             where=str(path),
-            hint="choose an output on another file system",
+            hint="move it away, then run the same command with --resume",
         ) from e
+    except OSError:
+        with explained(path, "renaming into place"):
+            raise
+
+
+def aside(source: str) -> str:
+    """Where a rename in several steps puts the old target meanwhile: found there after a crash."""
+    return f"{source}.old"
 
 
 def _renameat2(dir_fd: int, source: str, target: str, flags: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):  # macOS: one writer holds the lock, so check then rename
-        _rename_portably(dir_fd, source, target, flags)
-        return
+    if not hasattr(libc, "renameat2"):  # macOS, old musl
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), target)
     failed = libc.renameat2(dir_fd, os.fsencode(source), dir_fd, os.fsencode(target), flags)
     if failed:
         code = ctypes.get_errno()
@@ -176,12 +221,20 @@ def _renameat2(dir_fd: int, source: str, target: str, flags: int) -> None:
 
 
 def _rename_portably(dir_fd: int, source: str, target: str, flags: int) -> None:
-    aside = f"{source}.old"
-    with contextlib.suppress(FileNotFoundError):
-        os.stat(target, dir_fd=dir_fd, follow_symlinks=False)
-        if flags == RENAME_NOREPLACE:
-            raise FileExistsError(target)
-        os.rename(target, aside, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
-    os.rename(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
-    if flags == RENAME_EXCHANGE:
-        os.rename(aside, source, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    """The one writer holds the lock, so that looking first is enough."""
+
+    def step(old: str, new: str) -> None:
+        _do("rename", os.rename, old, new, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+    if flags == RENAME_NOREPLACE:
+        if target in os.listdir(dir_fd):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        step(source, target)
+        return
+    step(target, aside(source))
+    try:
+        step(source, target)
+    except OSError:
+        step(aside(source), target)
+        raise
+    step(aside(source), source)

@@ -8,7 +8,6 @@ each message names the file and the tensor.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import struct
 from collections.abc import Iterable
@@ -23,24 +22,30 @@ from .sniff import describe_magic
 
 MAX_HEADER = 16 << 20
 """Bytes; the real model's header is 25 kB. The reference reader allows 100 MB."""
+MAX_TENSORS = 1 << 16
+"""The real model has 169."""
 MAX_NAME = 1024
 MAX_DIMENSION = 1 << 40
 SUB_BYTE = {"F4", "F6_E2M3", "F6_E3M2"}
 ALIGN = 64
 """The data of a file written here starts at a multiple of this."""
 
-log = logging.getLogger(__name__)
+FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a safetensors file says of itself. `tensors` are in the order of their offsets."""
+    """What a safetensors file says of itself.
+
+    tensors: in the order of their offsets.  extended: names of those with fields unknown here.
+    """
 
     path: Path
     size: int
     data_start: int
     tensors: tuple[StoredTensor, ...]
     metadata: dict[str, str]
+    extended: tuple[str, ...] = ()
 
 
 def read_header(path: Path) -> Header:
@@ -61,15 +66,20 @@ def parse_header(fd: int, size: int, path: Path) -> Header:
         _bad(path, f"is {size} bytes long, too short for a safetensors header")
     (length,) = struct.unpack("<Q", head[:8])
     if length == 0 or length > min(MAX_HEADER, size - 8):
-        if kind := describe_magic(bytes(head)):
-            _bad(path, f"is not a safetensors file but {kind}")
+        _refuse_foreign(bytes(head), path)
         _bad(path, _length_problem(length, size))
-    table = _load_json(bytes(fs.pread(fd, length, 8, path)), path, describe_magic(bytes(head)))
+    text = bytes(fs.pread(fd, length, 8, path))
+    if text.lstrip(b" \t\r\n")[:1] != b"{":
+        _refuse_foreign(bytes(head), path)
+    table = _load_json(text, path)
     metadata = _metadata(table.pop("__metadata__", {}), path)
+    if len(table) > MAX_TENSORS:
+        _bad(path, f"announces {len(table)} tensors, more than the {MAX_TENSORS} allowed")
     tensors = [_tensor(name, entry, 8 + length, path) for name, entry in table.items()]
     tensors.sort(key=lambda t: (t.offset, t.spec.nbytes, t.spec.name))
     _check_contiguous(tensors, 8 + length, size, path)
-    return Header(path, size, 8 + length, tuple(tensors), metadata)
+    extended = tuple(name for name, entry in table.items() if set(entry) - FIELDS)
+    return Header(path, size, 8 + length, tuple(tensors), metadata, extended)
 
 
 def build_header(specs: Iterable[TensorSpec], metadata: dict[str, str]) -> tuple[bytes, list[int]]:
@@ -94,6 +104,11 @@ def _bad(path: Path, what: str, *, tensor: str = "", hint: str = "") -> NoReturn
     raise BadInput(what, where=where, hint=hint or "fetch the file again")
 
 
+def _refuse_foreign(head: bytes, path: Path) -> None:
+    if kind := describe_magic(head):
+        _bad(path, f"is not a safetensors file but {kind}", hint="point to the checkpoint itself")
+
+
 def _length_problem(length: int, size: int) -> str:
     if length == 0:
         return "has a header of length 0"
@@ -103,11 +118,11 @@ def _length_problem(length: int, size: int) -> str:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        names = [k for k, _ in pairs]
-        twice = next(k for k in names if names.count(k) > 1)
-        raise ValueError(f"the key {twice!r} stands twice")
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise ValueError(f"the key {key[:80]!r} stands twice")
+        table[key] = value
     return table
 
 
@@ -125,11 +140,11 @@ def strict_json(text: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def _load_json(text: bytes, path: Path, kind: str) -> dict[str, Any]:
+def _load_json(text: bytes, path: Path) -> dict[str, Any]:
     try:
         table = strict_json(text)
     except ValueError as e:
-        _bad(path, f"is not a safetensors file but {kind}" if kind else f"header is not JSON: {e}")
+        _bad(path, f"header is not JSON: {e}")
     if not isinstance(table, dict):
         _bad(path, f"header is a {type(table).__name__}, not an object")
     return table
@@ -147,11 +162,8 @@ def _tensor(name: str, entry: Any, data_start: int, path: Path) -> StoredTensor:
         _bad(path, f"has an illegal tensor name ({len(name)} characters)", tensor=shown)
     if not isinstance(entry, dict):
         _bad(path, "has no dtype, shape and offsets", tensor=name)
-    for field in ("dtype", "shape", "data_offsets"):
-        if field not in entry:
-            _bad(path, f"has no {field}", tensor=name)
-    if extra := sorted(set(entry) - {"dtype", "shape", "data_offsets"}):
-        log.warning("%s: tensor %s: unknown fields %r ignored", path, name, extra)
+    if missing := sorted(FIELDS - set(entry)):
+        _bad(path, f"has no {missing[0]}", tensor=name)
     spec = TensorSpec(name, _dtype(entry["dtype"], name, path), _shape(entry["shape"], name, path))
     start, stop = _offsets(entry["data_offsets"], name, path)
     if stop - start != spec.nbytes:

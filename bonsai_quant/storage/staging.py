@@ -9,52 +9,62 @@ deleted or replaced by a link while the run works cannot lead writes elsewhere.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import shutil
-import socket
-import stat
+from collections.abc import Collection
 from pathlib import Path
 
-from ..errors import EnvironmentFault, OutputExists, UsageError
+from ..errors import EnvironmentFault, OutputExists, UsageError, VerificationFailed
 from . import fs
+from .folder import clear, contents, lock, open_folder, remove, sign
 
-OWNER = ".owner"
+APPEARED = "appeared or changed while this run was working"
+MOVE_IT = "move it away, then run the same command with --resume"
 
 
 class Staging:
-    """A locked folder beside `target`. Use as `with Staging(target) as staging: ...`."""
+    """A locked folder beside `target`. Use as `with Staging(target) as staging: ...`.
 
-    def __init__(self, target: Path, *, resume: bool = False) -> None:
+    keep: whether an unfinished folder stays, to be resumed.
+    """
+
+    def __init__(self, target: Path, *, overwrite: bool = False, resume: bool = False) -> None:
         self.target = Path(os.path.abspath(target))
         self.name = f".{self.target.name}.staging"
         self.path = self.target.parent / self.name
         self.keep = False
-        self._resume = resume
+        self._overwrite, self._resume = overwrite, resume
         self._fds: dict[str, int] = {}
 
     def __enter__(self) -> Staging:
-        parent = self.target.parent
         if not self.target.name:
             raise UsageError(f"{self.target} cannot be an output", hint="name a folder with -o")
-        with fs.explained(parent, "opening the output's folder"):
-            os.makedirs(parent, exist_ok=True)
-            self.parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with fs.explained(self.target.parent, "opening the output's folder"):
+            fs._do("mkdir", os.makedirs, self.target.parent, exist_ok=True)
+            self.parent_fd = open_folder(self.target.parent)
         try:
             self.fd = self._locked_folder()
-            if not self._resume:
-                _empty(self.fd)
-            self._sign()
         except BaseException:
             os.close(self.parent_fd)
+            raise
+        try:
+            self._settle_rename()
+            self._before = contents(self.target)
+            if self._before is not None and not self._overwrite:
+                raise OutputExists(APPEARED, where=str(self.target), hint=MOVE_IT)
+            if not self._resume:
+                clear(self.fd, self.path)
+            sign(self.fd, self.path)
+        except BaseException:
+            self.keep = self._resume
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         for fd in self._fds.values():
             os.close(fd)
-        if not self.keep and self._in_place():
-            shutil.rmtree(self.path, ignore_errors=True)
+        if not self.keep and self._in_place(self.fd):
+            remove(self.parent_fd, self.name, self.path)
         os.close(self.fd)
         os.close(self.parent_fd)
 
@@ -64,42 +74,48 @@ class Staging:
             contextlib.suppress(FileExistsError),
         ):
             fs._do("mkdir", os.mkdir, self.name, 0o777, dir_fd=self.parent_fd)
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         with fs.explained(self.path, "opening the staging folder"):
-            fd = os.open(self.name, flags, dir_fd=self.parent_fd)
+            try:
+                fd = open_folder(self.name, self.parent_fd)
+            except FileNotFoundError:  # its owner finished between our mkdir and our open
+                return self._locked_folder()
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            owner = _read_owner(fd)
+            lock(fd, self.target)
+        except BaseException:
             os.close(fd)
-            raise OutputExists(
-                f"is being written by {owner}",
-                where=str(self.target),
-                hint="wait for it, or choose another output with -o",
-            ) from e
-        if not self._in_place(fd):  # the former owner finished between our open and our lock
+            raise
+        if not self._in_place(fd):  # its owner finished between our open and our lock
             os.close(fd)
             return self._locked_folder()
         return fd
 
-    def _in_place(self, fd: int | None = None) -> bool:
-        """Whether the staging name still leads to the folder that we hold."""
-        held = os.fstat(self.fd if fd is None else fd)
+    def _in_place(self, fd: int) -> bool:
+        """Whether the staging name still leads to the folder that we hold as `fd`."""
         try:
             named = os.stat(self.name, dir_fd=self.parent_fd, follow_symlinks=False)
         except OSError:
             return False
-        return (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)
+        return os.path.samestat(os.fstat(fd), named)
 
-    def _sign(self) -> None:
-        """Leave the owner's name for the message that a second process prints."""
-        self.discard(OWNER)
-        fd = fs.create(self.fd, OWNER, self.path / OWNER)
-        try:
-            text = f"process {os.getpid()} on {socket.gethostname()}"
-            fs.pwrite_all(fd, text.encode(), 0, self.path / OWNER)
-        finally:
-            os.close(fd)
+    def _settle_rename(self) -> None:
+        """Undo or end a rename in several steps (see `fs.rename`) that a crash had cut."""
+        aside = fs.aside(self.name)
+        if aside not in os.listdir(self.parent_fd):
+            return
+        if os.path.lexists(self.target):
+            remove(self.parent_fd, aside, self.target.parent / aside)
+            return
+        fs.rename(aside, self.target.name, self.parent_fd, fs.RENAME_NOREPLACE, self.target)
+        raise OutputExists(
+            "was moved away by an interrupted --overwrite, and is back",
+            where=str(self.target),
+            hint="run the same command again",
+        )
+
+    def start_again(self) -> None:
+        """Remove what an earlier run left: nothing of it can be used."""
+        clear(self.fd, self.path)
+        sign(self.fd, self.path)
 
     def folder_fd(self, relative: str) -> int:
         """Descriptor of a sub-folder (`a/b`), made when it is not there."""
@@ -111,8 +127,7 @@ class Staging:
             with fs.explained(self.path / relative, "creating a folder"):
                 with contextlib.suppress(FileExistsError):
                     fs._do("mkdir", os.mkdir, name, 0o777, dir_fd=parent)
-                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                self._fds[relative] = os.open(name, flags, dir_fd=parent)
+                self._fds[relative] = open_folder(name, parent)
         return self._fds[relative]
 
     def create(self, relative: str) -> int:
@@ -123,15 +138,7 @@ class Staging:
     def reopen(self, relative: str) -> int | None:
         """Descriptor of a file that an interrupted run left, or None."""
         folder, _, name = relative.rpartition("/")
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            fd = os.open(name, flags, dir_fd=self.folder_fd(folder))
-        except OSError:
-            return None
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            return fd
-        os.close(fd)
-        return None
+        return fs.reopen(self.folder_fd(folder), name)
 
     def discard(self, relative: str) -> None:
         """Remove a file if it is there."""
@@ -141,85 +148,74 @@ class Staging:
 
     def write_file(self, relative: str, data: bytes) -> None:
         """A whole small file, forced to disk; what an interrupted run left of it is replaced."""
+        path = self.path / relative
         self.discard(relative)
         fd = self.create(relative)
         try:
-            fs.pwrite_all(fd, data, 0, self.path / relative)
-            fs.fsync(fd, self.path / relative)
+            fs.pwrite_all(fd, data, 0, path)
+            fs.fsync(fd, path)
+            with fs.explained(path, "reading back"):
+                found = os.pread(fd, len(data) + 1, 0)
         finally:
             os.close(fd)
+        if found != data:
+            raise VerificationFailed(fs.READS_BACK, where=str(path), hint="use another disk")
 
-    def commit(self, files: set[str], *, overwrite: bool) -> None:
+    def commit(self, files: Collection[str]) -> None:
         """Rename the folder into place; the only step that changes `target`.
 
-        files: all that belongs in it. Anything else, left by an earlier run, is removed.
+        files: all that belongs in it. Anything else, the journal too, is removed.
         """
-        _remove_others(self.path, files)
+        self._check_places()
+        clear(self.fd, self.path, files)
         for folder, fd in sorted(self._fds.items()):
             fs.fsync(fd, self.path / folder)
         fs.fsync(self.fd, self.path)
-        if not self._in_place():
+        if self._before is not None:
+            self._exchange()
+            return
+        fs.rename(self.name, self.target.name, self.parent_fd, fs.RENAME_NOREPLACE, self.target)
+        fs.fsync(self.parent_fd, self.target.parent)
+
+    def _check_places(self) -> None:
+        """Refuse when the output, its folder or the staging folder are not as at the start."""
+        try:
+            parent = os.path.samestat(os.stat(self.target.parent), os.fstat(self.parent_fd))
+        except OSError:
+            parent = False
+        if not parent or not self._in_place(self.fd):
             raise EnvironmentFault(
-                "the staging folder was removed or replaced during the run",
+                "the output's folder or the staging folder was removed or replaced during the run",
                 where=str(self.path),
                 hint="run the command again",
             )
-        there = os.path.lexists(self.target)
-        flags = fs.RENAME_EXCHANGE if there and overwrite else fs.RENAME_NOREPLACE
-        fs.rename(self.name, self.target.name, self.parent_fd, flags, self.target)
-        fs.fsync(self.parent_fd, self.target.parent)
-        # After an exchange the staging name holds the old output, which __exit__ must remove.
-        if flags == fs.RENAME_EXCHANGE:
-            shutil.rmtree(self.path, ignore_errors=True)
+        if contents(self.target) != self._before:
+            raise OutputExists(APPEARED, where=str(self.target), hint=MOVE_IT)
 
-
-def _remove_others(folder: Path, files: set[str]) -> None:
-    """Remove every file below `folder` that is not listed, and every folder that is left empty."""
-    for at, folders, names in os.walk(folder, topdown=False):
-        for name in names:
-            path = os.path.join(at, name)
-            if os.path.relpath(path, folder) not in files:
-                fs._do("unlink", os.unlink, path)
-        for name in folders:
-            with contextlib.suppress(OSError):
-                os.rmdir(os.path.join(at, name))
-
-
-def _read_owner(fd: int) -> str:
-    try:
-        owner = os.open(OWNER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
-    except OSError:
-        return "another process"
-    try:
-        return os.read(owner, 200).decode(errors="replace") or "another process"
-    finally:
-        os.close(owner)
-
-
-def _empty(folder_fd: int) -> None:
-    """Remove what a former run left, without following links."""
-    for entry in os.scandir(folder_fd):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.name, dir_fd=folder_fd)
-        else:
-            fs._do("unlink", os.unlink, entry.name, dir_fd=folder_fd)
+    def _exchange(self) -> None:
+        """Put the folder in the place of an earlier output, and remove that one."""
+        with fs.explained(self.target, "opening the earlier output"):
+            old = open_folder(self.target.name, self.parent_fd)
+        try:
+            lock(old, self.target)  # it gets the staging name, which others must not take from us
+            fs.rename(self.name, self.target.name, self.parent_fd, fs.RENAME_EXCHANGE, self.target)
+            fs.fsync(self.parent_fd, self.target.parent)
+            remove(self.parent_fd, self.name, self.path)
+        finally:
+            os.close(old)
 
 
 def free_bytes(folder: Path) -> int:
     """Bytes that a process without privileges may still write beside `folder`."""
-    at = Path(os.path.abspath(folder))
-    while not at.exists() and at != at.parent:
-        at = at.parent
+    at = _nearest(folder)
     with fs.explained(at, "asking for free space"):
         info = os.statvfs(at)
     return info.f_bavail * info.f_frsize
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(out: Path) -> None:
     """Refuse early when nothing can be created where the output will stand."""
-    at = Path(os.path.abspath(folder)).parent
-    while not at.exists() and at != at.parent:
-        at = at.parent
+    at = _nearest(out.parent)
     if not at.is_dir():
         raise UsageError(f"{at} is not a folder", hint="choose another output with -o")
     if not os.access(at, os.W_OK | os.X_OK):
@@ -228,3 +224,11 @@ def check_writable(folder: Path) -> None:
             where=str(at),
             hint="check the permissions, or choose another output with -o",
         )
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there and can be seen."""
+    at = Path(os.path.abspath(path))
+    while not os.path.exists(at) and at != at.parent:
+        at = at.parent
+    return at

@@ -38,14 +38,26 @@ class WeightFile:
         self.sums: dict[str, Sums] = {}
         self._specs = {s.name: s for s in layout.specs}
         self._lock = threading.Lock()
+        self._stopped = False
         fd = staging.reopen(relative) if resume else None
-        self.resumed = fd is not None
         if fd is None:
             staging.discard(relative)
             fd = staging.create(relative)
-            with fs.explained(self.path, "setting the size"):
-                fs._do("truncate", os.ftruncate, fd, layout.size)
         self.fd = fd
+        try:
+            self._set_size()
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _set_size(self) -> None:
+        if os.fstat(self.fd).st_size != self.layout.size:
+            with fs.explained(self.path, "setting the size"):
+                fs._do("truncate", os.ftruncate, self.fd, self.layout.size)
+
+    def stop(self) -> None:
+        """Let a `finish` that runs in another thread fail soon: its result is not wanted."""
+        self._stopped = True
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -68,7 +80,7 @@ class WeightFile:
     def holds(self, name: str, sums: Sums) -> bool:
         """Whether an earlier run wrote this tensor completely; if so it counts as written."""
         spec = self._specs.get(name)
-        if spec is None or os.fstat(self.fd).st_size != self.layout.size:
+        if spec is None:
             return False
         found = _Running(self.layout.needs_crc)
         self._read(self.layout.offsets[name], spec.nbytes, found)
@@ -103,7 +115,7 @@ class WeightFile:
             meant = self.sums[name].xxh3 if name else xxhash.xxh3_128_hexdigest(expected)
             if found.result().xxh3 != meant:
                 raise VerificationFailed(
-                    "reads back other bytes than were written; is the disk failing?",
+                    fs.READS_BACK,
                     where=(self.path, name or "header"),
                     hint="use another disk",
                 )
@@ -118,6 +130,8 @@ class WeightFile:
     def _read(self, start: int, size: int, into: _Running) -> None:
         buffer = bytearray(min(size, PIECE))
         for at in range(0, size, PIECE):
+            if self._stopped:
+                raise InterruptedError(f"{self.path}: the run was stopped")
             piece = memoryview(buffer)[: min(PIECE, size - at)]
             fs.pread_into(self.fd, piece, start + at, self.path)
             into.update(piece)

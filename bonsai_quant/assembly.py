@@ -198,20 +198,27 @@ def _check_plausible(
     rms = math.sqrt(energy / planned.tensor.size)
     if not checks.magnitudes:
         return
-    if not PLAUSIBLE_RMS[0] <= rms <= PLAUSIBLE_RMS[1] or _looks_mislabelled(stats, rms):
+    plausible = PLAUSIBLE_RMS[0] <= rms <= PLAUSIBLE_RMS[1]
+    if not plausible or _looks_mislabelled(stats, stored.spec.dtype):
         raise BadInput(
-            f"has the magnitude {rms:.3g}, which no trained layer has; is {stored.spec.dtype} its "
-            "true dtype?",
+            f"has magnitudes (root mean square {rms:.3g}) that no trained layer has; is "
+            f"{stored.spec.dtype} its true dtype?",
             where=where,
             hint="fetch the checkpoint again, or pass --no-sanity",
         )
 
 
-def _looks_mislabelled(stats: LayerStats, rms: float) -> bool:
-    """bf16 bytes read as fp16 give numbers that all lie between 1/2 and 2."""
-    return (
-        0.5 < rms < 2
-        and (stats.scale_min or 0) > 0.5
-        and (stats.zero_share or 0) < 0.05
-        and (stats.relative_error or 0) > 0
-    )
+def _looks_mislabelled(stats: LayerStats, dtype: str) -> bool:
+    """Whether these are fp16's bytes read as bf16, or the reverse.
+
+    bf16 read as fp16 gives magnitudes that all lie around 1. fp16 read as bf16 moves exponents
+    eight times as far apart, so that a few weights of each group dwarf the rest.
+    """
+    error, low, high = stats.relative_error or 0.0, stats.scale_min or 0.0, stats.scale_max or 0.0
+    if dtype == "F16":
+        return 0.05 < error < 0.25 and low > 0.5 and high < 2.5
+    if dtype == "BF16" and error > 0:
+        few = (stats.zero_share or 0) > 0.95 if stats.action == "ternary" else error > 0.98
+        mostly_below = 2 * GROUP * stats.groups_below_grid > math.prod(stats.shape)
+        return few and (mostly_below or high > 100 * low)
+    return False

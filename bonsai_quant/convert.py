@@ -21,6 +21,7 @@ from .recipe import Recipe
 from .resume import kept_for_resume, purpose, still_true
 from .schema import DEFAULT_FORMATS, LayerStats, Progress, to_json
 from .settings import DEFAULT_SOURCE, default_out
+from .storage import fs
 from .storage.journal import Journal
 from .storage.staging import Staging
 
@@ -203,7 +204,9 @@ def check_free(out: Path, *, overwrite: bool) -> None:
 
     if not os.path.lexists(out):
         return
-    if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
+    with fs.explained(out, "looking at the output"):
+        empty = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
+    if empty:
         if overwrite:
             return
         raise OutputExists("exists already (empty)", where=str(out), hint="remove it or use -o")

@@ -285,7 +285,5 @@ def is_ours(out: Path) -> bool:
             return False
         listed |= {str((folder / f.path).relative_to(out)) for f in manifest.files}
         listed.add(str((folder / MANIFEST).relative_to(out)))
-    there = {
-        os.path.relpath(os.path.join(at, n), out) for at, _, names in os.walk(out) for n in names
-    }
+    there = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_symlink() or not p.is_dir()}
     return bool(folders) and there <= listed

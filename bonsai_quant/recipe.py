@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +58,14 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
 
 
+def unknown(kind: str, word: str, known: Iterable[str]) -> UsageError:
+    """The error for a word that does not exist: the nearest one that does, and all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(word[:80], known, 1)
+    guess = f"; did you mean {near[0]!r}?" if near else ""
+    return UsageError(f"unknown {kind} {word[:80]!r}{guess}", hint=f"choose {' or '.join(known)}")
+
+
 def shipped(name: str) -> Path | None:
     """Path of a recipe that comes with the program, by its name without `.yaml`; or None."""
     here = Path(__file__).resolve().parent
@@ -68,15 +78,15 @@ def shipped(name: str) -> Path | None:
 def load_recipe(place: str | Path) -> Recipe:
     """A recipe from a file, or a shipped one by its name."""
     path = Path(place)
-    if not path.exists():
+    if not os.path.lexists(path):
         known = shipped(str(place))
         if known is None:
-            raise UsageError(f"no recipe {str(place)!r}", hint="give a YAML file")
+            raise UsageError(f"no recipe {str(place)[:300]!r}", hint="give a YAML file")
         path = known
     try:
         data = yaml.load(fs.read_small(path, 1 << 20).decode(), Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
-        reason = " ".join(str(e).split())
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # ValueError: numbers, dates, UTF-8
+        reason = " ".join(str(e).split())[:300]
         raise BadInput(f"is not YAML: {reason}", where=str(path), hint="mend the file") from e
     if not isinstance(data, dict):
         raise BadInput("is not a mapping of keys to values", where=str(path), hint="mend the file")
@@ -112,7 +122,7 @@ def apply_overrides(recipe: Recipe, names: list[str]) -> dict[str, tuple[Action,
         matched = fnmatch.filter(names, rule.match)
         if not matched:
             raise UsageError(
-                f"the pattern {rule.match!r} matches no layer that can be packed"
+                f"the pattern {rule.match[:80]!r} matches no layer that can be packed"
                 f"{_nearest(rule.match, names)}",
                 where=f"recipe layers[{i}]",
                 hint="see `bonsai-quant plan` for the names",
@@ -129,7 +139,7 @@ def apply_overrides(recipe: Recipe, names: list[str]) -> dict[str, tuple[Action,
 
 
 def _nearest(pattern: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(pattern.replace("*", ""), names, 1, cutoff=0.3)
+    near = difflib.get_close_matches(pattern[:80].replace("*", ""), names, 1, cutoff=0.3)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -138,9 +148,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(k) for k, _ in node.value]  # type: ignore[no-untyped-call]
-    if twice := [k for k in keys if keys.count(k) > 1]:
-        raise yaml.YAMLError(f"the key {twice[0]!r} stands twice")
+    keys = [k.value for k, _ in node.value]
+    if not all(isinstance(k, str) for k in keys):
+        raise yaml.YAMLError("a key is not a word")
+    if len(set(keys)) < len(keys):
+        raise yaml.YAMLError(f"the key {Counter(keys).most_common(1)[0][0]!r} stands twice")
     return loader.construct_mapping(node, deep=True)
 
 

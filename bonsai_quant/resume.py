@@ -54,7 +54,7 @@ def _stats_from_json(tensor: PackTensor, value: object) -> LayerStats | None:
         return None
     said = (stats.name, stats.shape, stats.action)
     numbers = [v for k, v in fields.items() if k not in ("name", "shape", "action")]
-    fits = all(v is None or isinstance(v, int | float) for v in numbers)
+    fits = all(v is None or (isinstance(v, int | float) and v == v) for v in numbers)  # no NaN
     return stats if fits and said == (tensor.name, tensor.shape, tensor.action) else None
 
 

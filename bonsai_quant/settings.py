@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UsageError
-from .recipe import Recipe, load_recipe, suggest
+from .recipe import Recipe, load_recipe, unknown
 from .schema import SOLVER_NAMES
 
 DEFAULT_SOURCE = "black-forest-labs/FLUX.2-klein-4B"
@@ -30,9 +31,9 @@ def choose_recipe(
 ) -> tuple[Recipe, tuple[Setting, ...]]:
     """The recipe as it will be used, and the origin of its values."""
     if mode is not None and mode not in MODES:
-        raise UsageError(f"unknown mode {mode!r}{suggest(mode, MODES)}")
+        raise unknown("mode", mode, MODES)
     if solver is not None and solver not in SOLVER_NAMES:
-        raise UsageError(f"unknown solver {solver!r}{suggest(solver, SOLVER_NAMES)}")
+        raise unknown("solver", solver, SOLVER_NAMES)
     if recipe is None and mode is None:
         raise UsageError("no mode was chosen", hint="pass --mode ternary or --mode binary")
     base = (
@@ -53,13 +54,16 @@ def choose_threads(threads: int | None) -> tuple[int, Setting]:
     """Threads that solve: --threads, else BONSAI_QUANT_THREADS, else every core."""
     origin, text = "flag", os.environ.get("BONSAI_QUANT_THREADS", "")
     if threads is None and text:
-        origin, threads = "environment", int(text) if text.isdecimal() else 0
+        origin, threads = "environment", int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
     if threads is None:
         origin, threads = "default", os.cpu_count() or 1
         if hasattr(os, "sched_getaffinity"):
             threads = len(os.sched_getaffinity(0))
     if not 1 <= threads <= MAX_THREADS:
-        raise UsageError(f"the number of threads must be 1 to {MAX_THREADS}, not {threads or text}")
+        raise UsageError(
+            f"the number of threads must be 1 to {MAX_THREADS}, not {text[:40] or threads}",
+            hint="pass another --threads" if origin == "flag" else "set BONSAI_QUANT_THREADS anew",
+        )
     return threads, Setting("threads", str(threads), origin)
 
 

@@ -55,13 +55,17 @@ class Source:
 def open_source(place: str, *, revision: str | None = None, strict: bool = False) -> Source:
     """A path, or `org/name[@revision]` on the Hub, or the bare name of a shipped model."""
     path = Path(place)
-    if os.path.lexists(path):
-        if revision:
+    if place and os.path.lexists(path):
+        if revision is not None:
             raise UsageError(f"{place} is a path: --revision is for the Hub", hint="leave it out")
         log.info("%s is a path on this machine", printable(place))
         return read_source(path, strict=strict)
-    name, _, at = place.partition("@")
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not name.endswith(".safetensors"):
+    name, sign, at = place.partition("@")
+    if (
+        bool(sign) == bool(at)
+        and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)
+        and not name.endswith(".safetensors")
+    ):
         if revision and at and revision != at:
             raise UsageError(f"two revisions: {at!r} and --revision {revision!r}", hint="give one")
         from .hub import fetch
@@ -76,25 +80,25 @@ def read_source(path: Path, *, strict: bool = False) -> Source:
     """Recognise a checkpoint file, a transformer folder, or a pipeline folder."""
     folder, files = _weight_files(path)
     headers = [read_header(f) for f in files]
+    tensors = _gather(headers)
     for header in headers:
         _check_fields(header, strict)
     index = _read_index(folder) if folder else None
     if index is not None and folder is not None:
         _check_index(index, headers, folder, strict)
-    tensors = _gather(headers)
     model = detect(tensors, str(path))
     _check_dtypes(tensors)
     for doubt in model.doubts:
         _doubt(doubt, where=(path,), hint="fetch it again if it should be whole", strict=strict)
     config = _config(folder, model, strict)
     log.info("%s: detected %s: %s", printable(path), model.base, model.reason)
-    records = tuple(_record(h.path, folder or path.parent) for h in headers)
+    records = tuple(_record(h, folder or path.parent) for h in headers)
     return Source(str(path), records, model, config)
 
 
-def _record(path: Path, root: Path) -> SourceFile:
-    info = os.stat(path)
-    return SourceFile(str(path.relative_to(root)), path, info.st_size, fs.identity(info))
+def _record(header: Header, root: Path) -> SourceFile:
+    name = os.fsencode(header.path.relative_to(root)).decode("utf-8", "backslashreplace")
+    return SourceFile(name, header.path, header.size, header.identity)
 
 
 def _weight_files(path: Path) -> tuple[Path | None, list[Path]]:

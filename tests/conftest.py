@@ -18,6 +18,14 @@ from bonsai_quant import convert
 from bonsai_quant.cli import main
 
 
+def pytest_collection_modifyitems(config, items):
+    """Slow tests run when asked for: `pytest -m slow`."""
+    if not config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """A tiny checkpoint in diffusers' layout."""

@@ -12,8 +12,8 @@ ROOT = Path(bonsai_quant.__file__).parent
 ORDER = (
     "version", "errors", "schema", "jit", "storage", "bases", "hub", "source", "recipe", "settings",
     "checks", "bits", "dense", "solvers", "formats", "plan", "assembly", "pipeline", "layers",
-    "manifest", "pack", "packwriter", "resume", "convert", "kernels", "verify", "export", "diff", "inspect",
-    "doctor", "demo", "tables", "answers", "ending", "cli", "__main__",
+    "manifest", "pack", "packwriter", "resume", "convert", "kernels", "verify", "export", "diff",
+    "inspect", "doctor", "demo", "tables", "answers", "ending", "cli", "__main__",
 )  # fmt: skip
 """A module imports only from those before it. Plan needs the formats, to know every byte."""
 
@@ -84,8 +84,8 @@ def public(tree: ast.Module):
         if isinstance(node, kinds) and not node.name.startswith("_"):
             yield node
             if isinstance(node, ast.ClassDef):
-                yield from (m for m in node.body
-                            if isinstance(m, ast.FunctionDef) and not m.name.startswith("_"))  # fmt: skip
+                methods = [m for m in node.body if isinstance(m, ast.FunctionDef)]
+                yield from (m for m in methods if not m.name.startswith("_"))
 
 
 def test_public_names_are_documented():

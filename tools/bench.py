@@ -1,11 +1,11 @@
-"""Convert a full-size checkpoint and print the project's figures, each beside what it is compared to.
+"""Convert a full-size checkpoint and print the project's figures beside what they compare to.
 
     python tools/bench.py [--rounds 3] [--work .bench] [--source FOLDER] [--skip-tools]
 
-All figures of a row come from one run on one machine; timed pairs alternate and the ratio is that of
-their medians. Source pages are dropped from the cache before every timed read, so that a conversion
-and its floor read the same disk. The results go to docs/figures.json, from which the README's table
-is made.
+All figures of a row come from one run on one machine; timed pairs alternate and the ratio is that
+of their medians. Source pages are dropped from the cache before every timed read, so that a
+conversion and its floor read the same disk. The results go to docs/figures.json, from which the
+README's table is made.
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ def other_tools(source: Path) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")]  # fmt: skip
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {"cpu": names[0] if names else platform.machine(), "cores": len(os.sched_getaffinity(0)),
             "python": platform.python_version(), "system": platform.system()}  # fmt: skip
 
@@ -192,8 +192,9 @@ def table(figures: dict[str, Any]) -> str:
                     f"| {r['peak_bytes'] / 2**20:.0f} MiB | {r['weight_file']['bonsai']:,} bytes "
                     f"| {r['tensor_data']['mlx']:,} bytes |")  # fmt: skip
     m = figures["machine"]
-    rows += ["", f"{m['cores']} cores of {m['cpu']}, Python {m['python']}; medians of "
-             f"{figures['convert']['ternary']['rounds']} rounds; `make bench` repeats them."]  # fmt: skip
+    rounds = figures["convert"]["ternary"]["rounds"]
+    rows += ["", f"{m['cores']} cores of {m['cpu']}, Python {m['python']}; medians of {rounds} "
+             "rounds; `make bench` repeats them."]  # fmt: skip
     return "\n".join(rows)
 
 
@@ -248,8 +249,9 @@ def main(
             checkpoint, folder, m, rounds)) for m in MODES},
         "solve": {f"{s} {m}": step(f"solve {s} {m}", lambda s=s, m=m: time_solver(
             checkpoint, m, s, count)) for s, m in solvers},
-        "other_tools": old.get("other_tools") or step("other tools", lambda: other_tools(checkpoint)),
     }  # fmt: skip
+    tools = old.get("other_tools") or step("other tools", lambda: other_tools(checkpoint))
+    figures["other_tools"] = tools
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(figures, indent=2) + "\n")
     text = table(figures)

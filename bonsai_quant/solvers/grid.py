@@ -54,7 +54,10 @@ def _round_kept(values: np.ndarray) -> np.ndarray:
     bits = values.view(np.uint32)
     half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     coarse = ((bits + half) & np.uint32(0xFFFF0000)).view(np.float32)
-    fine = np.rint(values * np.float32(2.0**24)) * np.float32(2.0**-24)
+    with np.errstate(over="ignore", invalid="ignore"):
+        fine = np.rint(values * np.float32(2.0**24)) * np.float32(2.0**-24)
     size = np.abs(values)
     rounded = np.where(size < np.float32(2.0**-17), fine, coarse)
-    return np.where(np.abs(rounded) > LARGEST, np.float32(np.inf), rounded)
+    # The carry of a NaN's bits can make it a small number, so `size` decides too; NaN fails both.
+    fits = (size < np.float32(65536)) & (np.abs(rounded) <= np.float32(LARGEST))
+    return np.where(fits, rounded, np.float32(np.inf))

@@ -107,7 +107,7 @@ def _best_between(m, low, k_low, c_low, high, k_high, c_high):  # type: ignore[n
         rising = after > middle
         while low < after < high:
             k_after, c_after = _above(m, after)
-            if k_after == k:  # a fixed point that neither end led to; what is behind it is not clear
+            if k_after == k:  # a fixed point that neither end led to: look behind it too
                 best_k, best_c = _better(best_k, best_c, k, c)
                 ends = (after, high) if rising else (low, after)
                 k, c = _best_one_by_one(m, ends[0], ends[1])

@@ -16,6 +16,9 @@ from . import fs
 OWNER = ".owner"
 """A file in a locked folder: who holds the lock, for people to read."""
 
+Identity = tuple[int, int]
+"""Device and inode of a file."""
+
 log = logging.getLogger(__name__)
 
 
@@ -25,23 +28,40 @@ def open_folder(name: str | Path, dir_fd: int | None = None) -> int:
     return os.open(name, flags if dir_fd is None else flags | os.O_NOFOLLOW, dir_fd=dir_fd)
 
 
-def clear(folder_fd: int, path: Path, keep: Collection[str] = ()) -> None:
-    """Remove all that is below a folder but the files `keep` (relative paths); follows no link."""
+def clear(folder_fd: int, path: Path, keep: Collection[str] = ()) -> dict[str, Identity]:
+    """Remove all that is below a folder but the files `keep` (relative paths); follows no link.
+
+    Returns the kept files that are there, by path.
+    """
+    kept: dict[str, Identity] = {}
     with fs.explained(path, "listing"):
         entries = sorted(os.scandir(folder_fd), key=lambda e: e.name)
     for entry in entries:
-        name, below = entry.name, _below(entry.name, keep)
+        name = entry.name
         with fs.explained(path / name, "removing"):
             if entry.is_dir(follow_symlinks=False):
-                inside = open_folder(name, folder_fd)
-                try:
-                    clear(inside, path / name, below)
-                finally:
-                    os.close(inside)
-                if not below:
-                    fs._do("rmdir", os.rmdir, name, dir_fd=folder_fd)
-            elif name not in keep:
+                below = _clear_below(folder_fd, name, path, keep)
+                kept |= {f"{name}/{p}": identity for p, identity in below.items()}
+            elif name in keep:
+                info = entry.stat(follow_symlinks=False)
+                kept[name] = info.st_dev, info.st_ino
+            else:
                 fs._do("unlink", os.unlink, name, dir_fd=folder_fd)
+    return kept
+
+
+def _clear_below(
+    folder_fd: int, name: str, path: Path, keep: Collection[str]
+) -> dict[str, Identity]:
+    below = {p.removeprefix(f"{name}/") for p in keep if p.startswith(f"{name}/")}
+    fd = open_folder(name, folder_fd)
+    try:
+        kept = clear(fd, path / name, below)
+    finally:
+        os.close(fd)
+    if not kept:
+        fs._do("rmdir", os.rmdir, name, dir_fd=folder_fd)
+    return kept
 
 
 def remove(parent_fd: int, name: str, path: Path) -> None:
@@ -55,10 +75,6 @@ def remove(parent_fd: int, name: str, path: Path) -> None:
         fs._do("rmdir", os.rmdir, name, dir_fd=parent_fd)
     except (OSError, EnvironmentFault) as e:
         log.warning("%s could not be removed: %s", path, e)
-
-
-def _below(name: str, paths: Collection[str]) -> set[str]:
-    return {p.removeprefix(f"{name}/") for p in paths if p.startswith(f"{name}/")}
 
 
 def lock(folder_fd: int, target: Path) -> None:

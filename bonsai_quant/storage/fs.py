@@ -70,11 +70,15 @@ def open_regular(path: Path) -> tuple[int, os.stat_result]:
         raise BadInput("no such file", where=str(path), hint="check the path") from e
     except OSError as e:
         if e.errno in (errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG, errno.ENOTDIR):
-            raise BadInput(f"cannot be opened: {os.strerror(e.errno)}", where=str(path)) from e
+            raise BadInput(
+                f"cannot be opened: {os.strerror(e.errno)}",
+                where=str(path),
+                hint="point to a file on disk",
+            ) from e
         with explained(path, "opening"):
             raise
     except ValueError as e:
-        raise BadInput("not a legal path", where=str(path)) from e
+        raise BadInput("not a legal path", where=str(path), hint="check the path") from e
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
         os.close(fd)
@@ -116,7 +120,9 @@ def read_small(path: Path, limit: int = 16 << 20) -> bytes:
     try:
         if info.st_size > limit:
             raise BadInput(
-                f"is {info.st_size} bytes, more than the {limit} allowed", where=str(path)
+                f"is {info.st_size} bytes, more than the {limit} allowed",
+                where=str(path),
+                hint="fetch it again",
             )
         return bytes(pread(fd, info.st_size, 0, path))
     finally:
@@ -164,7 +170,9 @@ def pwrite_all(fd: int, data: memoryview | bytes, offset: int, path: object) -> 
         with explained(path, "writing"):
             n = _do("pwrite", os.pwrite, fd, view[done : done + CHUNK], offset + done)
         if n <= 0:
-            raise EnvironmentFault("writing failed: nothing was written", where=str(path))
+            raise EnvironmentFault(
+                "writing failed: nothing was written", where=str(path), hint="check the disk"
+            )
         done += n
 
 
@@ -227,7 +235,8 @@ def _rename_portably(dir_fd: int, source: str, target: str, flags: int) -> None:
         _do("rename", os.rename, old, new, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
     if flags == RENAME_NOREPLACE:
-        if target in os.listdir(dir_fd):
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(target, dir_fd=dir_fd, follow_symlinks=False)
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         step(source, target)
         return

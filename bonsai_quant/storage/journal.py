@@ -82,12 +82,12 @@ class Journal:
 
 
 def _read(fd: int, path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The good lines, when the first one is good, and the byte where the last whole line ends."""
+    """The good lines, if the first one says a purpose, and the byte where the last one ends."""
     size = os.fstat(fd).st_size
     text = bytes(fs.pread(fd, size, 0, path)) if size <= LIMIT else b""
     first, *others = (_parse(line) for line in text.split(b"\n")[:-1] or [b""])
     good = [line for line in others if line is not None]
-    return [first, *good] if first else [], text.rfind(b"\n") + 1
+    return [first, *good] if first and "purpose" in first else [], text.rfind(b"\n") + 1
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

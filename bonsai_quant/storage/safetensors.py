@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,6 +39,7 @@ class Header:
     """What a safetensors file says of itself.
 
     tensors: in the order of their offsets.  extended: names of those with fields unknown here.
+    identity: as `fs.identity`, of the very file that was read.
     """
 
     path: Path
@@ -46,13 +48,14 @@ class Header:
     tensors: tuple[StoredTensor, ...]
     metadata: dict[str, str]
     extended: tuple[str, ...] = ()
+    identity: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 def read_header(path: Path) -> Header:
     """Parse and check the header of a safetensors file; reads nothing else."""
     fd, info = fs.open_regular(path)
     try:
-        return parse_header(fd, info.st_size, path)
+        return replace(parse_header(fd, info.st_size, path), identity=fs.identity(info))
     finally:
         os.close(fd)
 
@@ -118,11 +121,10 @@ def _length_problem(length: int, size: int) -> str:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in table:
-            raise ValueError(f"the key {key[:80]!r} stands twice")
-        table[key] = value
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        twice, _ = Counter(k for k, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {twice[:80]!r} stands twice")
     return table
 
 
@@ -131,11 +133,14 @@ def _no_constant(text: str) -> NoReturn:
 
 
 def strict_json(text: bytes) -> Any:
-    """JSON without duplicate keys, NaN or Infinity. ValueError says what is wrong."""
+    """JSON without duplicate keys, NaN, Infinity or half characters. ValueError says why."""
     try:
-        return json.loads(
+        value = json.loads(
             text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
         )
+        if b"\\ud" in text.lower():  # a surrogate pair, or half of one
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

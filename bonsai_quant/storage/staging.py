@@ -15,9 +15,10 @@ from pathlib import Path
 
 from ..errors import EnvironmentFault, OutputExists, UsageError, VerificationFailed
 from . import fs
-from .folder import clear, contents, lock, open_folder, remove, sign
+from .folder import Identity, clear, contents, lock, open_folder, remove, sign
 
 APPEARED = "appeared or changed while this run was working"
+REPLACED = "was removed or replaced during the run, or something in it or above it was"
 MOVE_IT = "move it away, then run the same command with --resume"
 
 
@@ -34,6 +35,7 @@ class Staging:
         self.keep = False
         self._overwrite, self._resume = overwrite, resume
         self._fds: dict[str, int] = {}
+        self._made: dict[str, Identity] = {}
 
     def __enter__(self) -> Staging:
         if not self.target.name:
@@ -100,7 +102,7 @@ class Staging:
     def _settle_rename(self) -> None:
         """Undo or end a rename in several steps (see `fs.rename`) that a crash had cut."""
         aside = fs.aside(self.name)
-        if aside not in os.listdir(self.parent_fd):
+        if not os.path.lexists(self.target.parent / aside):
             return
         if os.path.lexists(self.target):
             remove(self.parent_fd, aside, self.target.parent / aside)
@@ -133,12 +135,17 @@ class Staging:
     def create(self, relative: str) -> int:
         """Descriptor of a new file, open for writing and reading back."""
         folder, _, name = relative.rpartition("/")
-        return fs.create(self.folder_fd(folder), name, self.path / relative)
+        fd = fs.create(self.folder_fd(folder), name, self.path / relative)
+        self._made[relative] = _identity(fd)
+        return fd
 
     def reopen(self, relative: str) -> int | None:
         """Descriptor of a file that an interrupted run left, or None."""
         folder, _, name = relative.rpartition("/")
-        return fs.reopen(self.folder_fd(folder), name)
+        fd = fs.reopen(self.folder_fd(folder), name)
+        if fd is not None:
+            self._made[relative] = _identity(fd)
+        return fd
 
     def discard(self, relative: str) -> None:
         """Remove a file if it is there."""
@@ -167,7 +174,9 @@ class Staging:
         files: all that belongs in it. Anything else, the journal too, is removed.
         """
         self._check_places()
-        clear(self.fd, self.path, files)
+        kept = clear(self.fd, self.path, files)
+        if kept != {f: self._made[f] for f in files}:
+            raise EnvironmentFault(REPLACED, where=str(self.path), hint="run the command again")
         for folder, fd in sorted(self._fds.items()):
             fs.fsync(fd, self.path / folder)
         fs.fsync(self.fd, self.path)
@@ -184,11 +193,7 @@ class Staging:
         except OSError:
             parent = False
         if not parent or not self._in_place(self.fd):
-            raise EnvironmentFault(
-                "the output's folder or the staging folder was removed or replaced during the run",
-                where=str(self.path),
-                hint="run the command again",
-            )
+            raise EnvironmentFault(REPLACED, where=str(self.path), hint="run the command again")
         if contents(self.target) != self._before:
             raise OutputExists(APPEARED, where=str(self.target), hint=MOVE_IT)
 
@@ -203,6 +208,11 @@ class Staging:
             remove(self.parent_fd, self.name, self.path)
         finally:
             os.close(old)
+
+
+def _identity(fd: int) -> Identity:
+    info = os.fstat(fd)
+    return info.st_dev, info.st_ino
 
 
 def free_bytes(folder: Path) -> int:

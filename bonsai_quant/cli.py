@@ -24,7 +24,14 @@ from .export import export as run_export
 from .inspect import inspect as run_inspect
 from .plan import explain
 from .plan import plan as run_plan
-from .schema import DEFAULT_FORMATS, FORMAT_NAMES, SCHEMA_VERSION, SOLVER_NAMES
+from .schema import (
+    DEFAULT_FORMATS,
+    FORMAT_NAMES,
+    SCHEMA_VERSION,
+    SOLVER_NAMES,
+    Progress,
+    no_progress,
+)
 from .settings import DEFAULT_SOURCE, MODES
 from .verify import BACKENDS, LEVELS
 from .verify import verify as run_verify
@@ -275,17 +282,20 @@ def _manners(options: dict[str, Any]) -> Show:
 
 
 @contextmanager
-def _bar(doing: str, show: Show) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, on a terminal only, in bytes and tensors."""
+def _bar(doing: str, show: Show) -> Iterator[Progress]:
+    """A progress bar on stderr, on a terminal only: bytes, tensors, time left."""
+    if show.quiet or show.as_json or not sys.stderr.isatty():
+        yield no_progress
+        return
     from tqdm import tqdm
 
-    hidden = show.quiet or show.as_json or not sys.stderr.isatty()
-    done = 0
-    with tqdm(desc=doing, unit="B", unit_scale=True, disable=hidden, leave=False) as bar:
+    with tqdm(desc=doing, unit="B", unit_scale=True, leave=False) as bar:
+        done = 0
 
-        def progress(n_bytes: int, n_tensors: int) -> None:
+        def progress(n_bytes: int, n_tensors: int, total_bytes: int) -> None:
             nonlocal done
             done += n_tensors
+            bar.total = total_bytes
             bar.update(n_bytes)
             bar.set_postfix_str(f"{done} tensors", refresh=False)
 

@@ -19,7 +19,7 @@ from .packwriter import PackWriter
 from .plan import Plan, check_room, plan
 from .recipe import Recipe
 from .resume import kept_for_resume, purpose, still_true
-from .schema import DEFAULT_FORMATS, LayerStats, Progress, to_json
+from .schema import DEFAULT_FORMATS, LayerStats, Progress, no_progress, to_json
 from .settings import DEFAULT_SOURCE, default_out
 from .storage import fs
 from .storage.journal import Journal
@@ -96,7 +96,7 @@ def convert(
     max_memory: int | None = None,
     strict: bool = False,
     checks: Checks = Checks(),
-    progress: Progress = lambda n_bytes, n_tensors: None,
+    progress: Progress = no_progress,
 ) -> Converted:
     """Convert a source into OUT/<format>/ for every format; OUT appears whole or not at all.
 
@@ -128,7 +128,7 @@ def write_packs(
     overwrite: bool = False,
     resume: bool = False,
     checks: Checks = Checks(),
-    progress: Progress = lambda n_bytes, n_tensors: None,
+    progress: Progress = no_progress,
 ) -> Converted:
     """Carry out a plan. What an interruption or a full disk leaves is kept for `resume`."""
     from .pipeline import run

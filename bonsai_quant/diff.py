@@ -12,7 +12,7 @@ import numpy as np
 from .errors import Unsupported
 from .export import the_pack
 from .pack import Pack
-from .schema import PackTensor, Progress
+from .schema import PackTensor, Progress, no_progress
 from .settings import choose_threads
 
 
@@ -57,7 +57,7 @@ def diff(
     b: str | Path,
     *,
     threads: int | None = None,
-    progress: Progress = lambda n_bytes, n_tensors: None,
+    progress: Progress = no_progress,
 ) -> PackDiff:
     """Compare tensor by tensor. Layers are in name order; both packs must be of one mode."""
     first, second = the_pack(Path(a)), the_pack(Path(b))
@@ -71,9 +71,11 @@ def diff(
     theirs = {(t.name, t.shape, t.packed): t for t in second.info.tensors}
     both = [mine[k] for k in mine if k in theirs]
 
+    total = sum(t.size for t in both)
+
     def one(tensor: PackTensor) -> LayerDiff:
         result = _compare(first, second, tensor)
-        progress(tensor.size, 1)
+        progress(tensor.size, 1, total)
         return result
 
     with ThreadPoolExecutor(choose_threads(threads)[0]) as pool:

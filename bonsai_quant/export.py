@@ -11,7 +11,7 @@ from .pack import Pack, find_packs, open_pack
 from .packwriter import PackWriter
 from .plan import SLACK_BYTES, check_formats, planned_files
 from .recipe import Recipe
-from .schema import PackTensor, Progress
+from .schema import PackTensor, Progress, no_progress
 from .settings import choose_threads
 from .storage import fs
 from .storage.staging import Staging, check_writable, free_bytes
@@ -24,7 +24,7 @@ def export(
     out: str | Path,
     overwrite: bool = False,
     threads: int | None = None,
-    progress: Progress = lambda n_bytes, n_tensors: None,
+    progress: Progress = no_progress,
 ) -> manifests.Manifest:
     """Write the pack at `pack` in another format; OUT is that format's folder itself.
 
@@ -82,12 +82,14 @@ def _check_room(pack: Pack, name: str, out: Path) -> None:
 
 
 def _copy(pack: Pack, writer: PackWriter, threads: int, progress: Progress) -> None:
+    total = sum(t.size for t in pack.info.tensors)
+
     def one(tensor: PackTensor) -> None:
         if tensor.packed:
             writer.packed(tensor, pack.layer(tensor))
         else:
             writer.kept(tensor, pack.kept(tensor))
-        progress(tensor.size, 1)
+        progress(tensor.size, 1, total)
 
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(one, pack.info.tensors):

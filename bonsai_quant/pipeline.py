@@ -22,7 +22,7 @@ from .checks import Checks
 from .errors import BadInput, HubMismatch
 from .hub import discard, download
 from .plan import BLOCK, Plan
-from .schema import NUMPY_DTYPE, Progress
+from .schema import NUMPY_DTYPE, Progress, no_progress
 from .source import Source, SourceFile
 from .storage import fs
 from .storage.safetensors import parse_header
@@ -41,7 +41,7 @@ def run(
     *,
     checks: Checks = Checks(),
     done: Collection[str] = (),
-    progress: Progress = lambda n_bytes, n_tensors: None,
+    progress: Progress = no_progress,
 ) -> dict[str, str]:
     """Solve the plan; -> sha256 of every source file, by name.
 
@@ -54,6 +54,7 @@ def run(
         )
         for t in plan.tensors
     }
+    total = sum(t.source_bytes for t in plan.tensors)
     lock = threading.Lock()
 
     def solve(span: Span, data: np.ndarray) -> None:
@@ -61,7 +62,7 @@ def run(
         if finished:
             sink(finished)
         with lock:
-            progress(data.nbytes, 1 if finished else 0)
+            progress(data.nbytes, 1 if finished else 0, total)
 
     digests: dict[str, str] = {}
     source = download(plan.source)

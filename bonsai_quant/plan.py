@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import BadInput, EnvironmentFault, Unsupported, UsageError
 from .formats import FORMATS
-from .recipe import Recipe, apply_overrides, suggest
+from .recipe import Recipe, apply_overrides, unknown
 from .schema import (
     DEFAULT_FORMATS,
     FORMAT_NAMES,
@@ -107,7 +108,7 @@ def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
     """Known names, each once, in the order of FORMAT_NAMES."""
     for name in formats:
         if name not in FORMAT_NAMES:
-            raise UsageError(f"unknown format {name!r}{suggest(name, FORMAT_NAMES)}")
+            raise unknown("format", name, FORMAT_NAMES)
     if not formats:
         raise UsageError("no format asked for", hint=f"choose from {', '.join(FORMAT_NAMES)}")
     return tuple(f for f in FORMAT_NAMES if f in formats)
@@ -131,7 +132,9 @@ def explain(plan: Plan, name: str) -> PlannedTensor:
         if name in (t.tensor.name, t.tensor.linear):
             return t
     names = [t.tensor.linear for t in plan.tensors]
-    raise UsageError(f"no tensor {name!r}{suggest(name, names) if len(name) < 200 else ''}"[:400])
+    near = difflib.get_close_matches(name[:200], names, 1)
+    guess = f"; did you mean {near[0]!r}?" if near else ""
+    raise UsageError(f"no tensor {name[:200]!r}{guess}", hint="see the names in `plan --json`")
 
 
 def planned_files(info: PackInfo, formats: Sequence[str]) -> tuple[PlannedFile, ...]:

@@ -19,8 +19,13 @@ SCHEMA_VERSION = 1
 Mode = Literal["ternary", "binary"]
 Action = Literal["ternary", "binary", "keep"]
 
-Progress = Callable[[int, int], None]
-"""Called with the bytes read and the tensors finished since the last call."""
+Progress = Callable[[int, int, int], None]
+"""Called with the bytes done and the tensors finished since the last call, and the bytes in all."""
+
+
+def no_progress(n_bytes: int, n_tensors: int, total_bytes: int) -> None:
+    """Tell nobody."""
+
 
 SOLVER_NAMES = ("exact", "absmean")
 FORMAT_NAMES = ("bonsai", "mlx", "gemlite", "unpacked")

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from .errors import BadInput, BonsaiError, UsageError
+from .errors import BadInput, BonsaiError, Unsupported
 from .manifest import NAME as MANIFEST
 from .manifest import Manifest, is_foreign_manifest, read_manifest
 from .pack import Pack, find_packs, open_pack
-from .recipe import Recipe, suggest
-from .schema import PackTensor, Progress
+from .recipe import Recipe, unknown
+from .schema import PackTensor, Progress, no_progress
 from .settings import choose_threads
 from .storage import fs
 
@@ -69,7 +69,7 @@ def verify(
     backends: Sequence[str] = BACKENDS,
     layers: int = 3,
     threads: int | None = None,
-    progress: Progress = lambda n_bytes, n_tensors: None,
+    progress: Progress = no_progress,
 ) -> Verdict:
     """Check a pack's folder, or all packs that `convert` wrote into one.
 
@@ -77,10 +77,12 @@ def verify(
     A failed check is in the verdict; an error is raised only when nothing could be checked.
     """
     if level not in LEVELS:
-        later = " is not there yet" if level in LATER_LEVELS else suggest(level, LEVELS)
-        raise UsageError(f"level {level!r}{later}", hint=f"use one of {', '.join(LEVELS)}")
-    if unknown := [b for b in backends if b not in BACKENDS]:
-        raise UsageError(f"unknown backend {unknown[0]!r}{suggest(unknown[0], BACKENDS)}")
+        if level in LATER_LEVELS:
+            raise Unsupported(f"level {level!r} is not there yet", hint=f"use {LEVELS[-1]}")
+        raise unknown("level", level, LEVELS)
+    for name in backends:
+        if name not in BACKENDS:
+            raise unknown("backend", name, BACKENDS)
     folders = find_packs(Path(pack))
     if not folders:
         raise BadInput(
@@ -178,12 +180,14 @@ def _first_problem(pack: Pack, other: Pack | None, threads: int, progress: Progr
     ]:
         return f"{pack.folder} and {other.folder} hold different tensors"
 
+    total = sum(t.size for t in pack.info.tensors)
+
     def one(tensor: PackTensor) -> str:
         try:
             problem = _differs(pack, other, tensor)
         except BonsaiError as e:
             return str(e)
-        progress(tensor.size, 1)
+        progress(tensor.size, 1, total)
         return problem
 
     with ThreadPoolExecutor(threads) as pool:

@@ -154,7 +154,7 @@ def test_the_command_line_exits_with_5(copy, run):
 
 def test_levels_that_are_not_there_are_not_claimed(packs, run):
     result = run("verify", packs.out, "--level", "image")
-    assert (result.code, "not there yet" in result.err) == (2, True)
+    assert (result.code, "not there yet" in result.err) == (4, True)
 
 
 def test_kernels_run_on_the_packed_layers(packs):

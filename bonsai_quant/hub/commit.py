@@ -132,7 +132,9 @@ def _check_id(name: str, revision: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as e:
-        raise UsageError(f"{name!r} is not a Hub id: {client.scrubbed(e)}") from e
+        raise UsageError(
+            f"{name!r} is not a Hub id: {client.scrubbed(e)}", hint="give org/name"
+        ) from e
     parts = revision.split("/") if revision else []
     if not all(re.fullmatch(r"\w[\w.+-]*", p) and ".." not in p for p in parts):
         raise UsageError(f"{revision!r} is not a revision", hint="give a branch, tag or commit")

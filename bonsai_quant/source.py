@@ -14,12 +14,11 @@ from .bases import Model, detect
 from .bases.model import check_config
 from .errors import BadInput, Unsupported, UsageError, printable
 from .schema import StoredTensor
-from .storage import fs
-from .storage.safetensors import Header, read_header, strict_json
+from .shards import check_index, doubt, find_index, read_json, weight_files
+from .storage.safetensors import Header, read_header
 
 log = logging.getLogger(__name__)
 
-INDEX_SUFFIX = ".safetensors.index.json"
 READABLE = ("BF16", "F16", "F32")
 FREE_CONFIG = ("axes_dims_rope", "eps", "rope_theta")
 """Fields of config.json that shapes do not tell: taken from the source when it has them."""
@@ -78,18 +77,18 @@ def open_source(place: str, *, revision: str | None = None, strict: bool = False
 
 def read_source(path: Path, *, strict: bool = False) -> Source:
     """Recognise a checkpoint file, a transformer folder, or a pipeline folder."""
-    folder, files = _weight_files(path)
+    folder, files = weight_files(path)
     headers = [read_header(f) for f in files]
     tensors = _gather(headers)
     for header in headers:
         _check_fields(header, strict)
-    index = _read_index(folder) if folder else None
+    index = find_index(folder) if folder else None
     if index is not None and folder is not None:
-        _check_index(index, headers, folder, strict)
+        check_index(index, headers, folder, strict)
     model = detect(tensors, str(path))
     _check_dtypes(tensors)
-    for doubt in model.doubts:
-        _doubt(doubt, where=(path,), hint="fetch it again if it should be whole", strict=strict)
+    for text in model.doubts:
+        doubt(text, where=(path,), hint="fetch it again if it should be whole", strict=strict)
     config = _config(folder, model, strict)
     log.info("%s: detected %s: %s", printable(path), model.base, model.reason)
     records = tuple(_record(h, folder or path.parent) for h in headers)
@@ -101,153 +100,9 @@ def _record(header: Header, root: Path) -> SourceFile:
     return SourceFile(name, header.path, header.size, header.identity)
 
 
-def _weight_files(path: Path) -> tuple[Path | None, list[Path]]:
-    """The folder that holds the weights (None for a lone file) and its files, in name order."""
-    if not path.is_dir():
-        return None, [path]
-    folder = path / "transformer" if (path / "transformer").is_dir() else path
-    indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
-    found = sorted(p for p in folder.iterdir() if p.name.endswith(".safetensors"))
-    if len(indices) > 1:
-        raise BadInput(
-            f"holds {len(indices)} indices: {', '.join(p.name for p in indices)}",
-            where=str(folder),
-            hint="keep one",
-        )
-    if indices:
-        return folder, _shards(indices[0], found, folder)
-    if len(found) > 1:
-        raise BadInput(
-            f"holds several weight files and no index: {_names(found)}",
-            where=str(folder),
-            hint="name the file to convert",
-        )
-    if not found:
-        raise BadInput(
-            "holds no .safetensors file",
-            where=str(folder),
-            hint="give a checkpoint file, a transformer folder or a pipeline folder",
-        )
-    _refuse_outside(found[0], folder)
-    return folder, found
-
-
-def _names(paths: list[Path]) -> str:
-    return ", ".join(p.name for p in paths)
-
-
-def _shards(index: Path, found: list[Path], folder: Path) -> list[Path]:
-    names = sorted(set(_weight_map(index).values()))
-    for name in names:
-        plain = re.fullmatch(r"[\w][\w.\- ]*\.safetensors", name)
-        if not plain:
-            raise BadInput(
-                f"names the shard {name!r}, which is not a plain file name",
-                where=str(index),
-                hint="do not use this checkpoint",
-            )
-    if missing := [n for n in names if not os.path.lexists(folder / n)]:
-        raise BadInput(
-            f"lists {len(missing)} shards that are not there: {', '.join(missing)}",
-            where=str(index),
-            hint="fetch the missing files",
-        )
-    if stray := [p for p in found if p.name not in names]:
-        raise BadInput(
-            f"holds {_names(stray)} beside the shards of {index.name}",
-            where=str(folder),
-            hint="remove one or the other",
-        )
-    for name in names:
-        _refuse_outside(folder / name, folder)
-    return [folder / n for n in names]
-
-
-def _refuse_outside(path: Path, folder: Path) -> None:
-    """A link may lead within the folder, or to the blobs of the Hub cache it stands in."""
-    if not path.is_symlink():
-        return
-    real, root = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
-    if real.is_relative_to(root):
-        return
-    repo = next((p.parent for p in root.parents if p.name == "snapshots"), None)
-    if repo and re.fullmatch(r"[0-9a-f]{40,64}", real.name):
-        shared = repo.parent / "blobs" / real.name[:2]  # blobs of several repos
-        if real.parent in (repo / "blobs", shared):
-            return
-    raise BadInput(
-        f"is a link that leaves the model's folder (to {real})",
-        where=str(path),
-        hint="copy the file into the folder",
-    )
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    table = _read_json(index)
-    entries = table.get("weight_map") if isinstance(table, dict) else None
-    if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):
-        raise BadInput(
-            "has no weight_map of names to files", where=str(index), hint="fetch the index again"
-        )
-    return entries
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return strict_json(fs.read_small(path))
-    except ValueError as e:
-        raise BadInput(f"is not JSON: {e}", where=str(path), hint="fetch the file again") from e
-
-
-def _read_index(folder: Path) -> Path | None:
-    return next(iter(sorted(folder.glob(f"*{INDEX_SUFFIX}"))), None)
-
-
-def _check_index(index: Path, headers: list[Header], folder: Path, strict: bool) -> None:
-    """The index and the shards must list the same tensors in the same files."""
-    said = _weight_map(index)
-    held = {t.spec.name: h.path.name for h in headers for t in h.tensors}
-    if missing := sorted(n for n in said if n not in held):
-        raise BadInput(
-            "is in the index but not in the shard",
-            hint="fetch the shard again",
-            where=(folder / said[missing[0]], f"tensor {missing[0]}"),
-        )
-    if extra := sorted(n for n in held if n not in said):
-        raise BadInput(
-            "is in the shard but not in the index",
-            hint="fetch the index again",
-            where=(folder / held[extra[0]], f"tensor {extra[0]}"),
-        )
-    if moved := sorted(n for n in said if said[n] != held[n]):
-        raise BadInput(
-            f"is in {held[moved[0]]}, not where the index says",
-            where=(folder / said[moved[0]], f"tensor {moved[0]}"),
-            hint="fetch the index again",
-        )
-    total = sum(t.spec.nbytes for h in headers for t in h.tensors)
-    metadata = _read_json(index).get("metadata")
-    claimed = metadata.get("total_size") if isinstance(metadata, dict) else None
-    if claimed is not None and claimed != total:
-        _doubt(
-            f"announces {str(claimed)[:40]} bytes, the shards hold {total}",
-            where=(index,),
-            hint="shards of two versions may be mixed: fetch them again",
-            strict=strict,
-        )
-
-
-def _doubt(text: str, *, where: tuple[object, ...], hint: str, strict: bool) -> None:
-    """A warning, which `--strict` makes an error."""
-    problem = BadInput(text, where=where, hint=hint)
-    if strict:
-        raise problem
-    log.warning("warning: %s", problem)
-
-
 def _check_fields(header: Header, strict: bool) -> None:
     if header.extended:
-        _doubt(
+        doubt(
             "has fields other than dtype, shape and data_offsets, which are ignored "
             f"({len(header.extended)} tensors have)",
             where=(header.path, f"tensor {header.extended[0]}"),
@@ -288,14 +143,14 @@ def _config(folder: Path | None, model: Model, strict: bool) -> dict[str, Any]:
     if path is None or model.layout != "diffusers":
         return config
     if not os.path.lexists(path):
-        _doubt(
+        doubt(
             f"is not there: the family's values are used for {', '.join(FREE_CONFIG)}",
             where=(path,),
             hint="fetch it too",
             strict=strict,
         )
         return config
-    said = _read_json(path)
+    said = read_json(path)
     if not isinstance(said, dict):
         raise BadInput("is not an object", where=str(path), hint="fetch the file again")
     if said.get("_class_name") != config["_class_name"]:

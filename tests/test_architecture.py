@@ -10,10 +10,10 @@ import bonsai_quant
 ROOT = Path(bonsai_quant.__file__).parent
 
 ORDER = (
-    "version", "errors", "schema", "jit", "storage", "bases", "hub", "source", "recipe", "settings",
-    "checks", "bits", "dense", "solvers", "formats", "plan", "assembly", "pipeline", "layers",
-    "manifest", "pack", "packwriter", "resume", "convert", "kernels", "verify", "export", "diff",
-    "inspect", "doctor", "demo", "tables", "answers", "ending", "cli", "__main__",
+    "version", "errors", "schema", "jit", "storage", "bases", "shards", "hub", "source", "recipe",
+    "settings", "checks", "bits", "dense", "solvers", "formats", "plan", "assembly", "pipeline",
+    "layers", "manifest", "pack", "packwriter", "resume", "convert", "kernels", "verify", "export",
+    "diff", "inspect", "doctor", "demo", "tables", "answers", "ending", "cli", "__main__",
 )  # fmt: skip
 """A module imports only from those before it. Plan needs the formats, to know every byte."""
 

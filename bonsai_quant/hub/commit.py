@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, HubMismatch, HubUnavailable, UsageError
-from ..source import INDEX_SUFFIX
+from ..shards import INDEX_SUFFIX
 from . import client
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ..errors import BadInput, BonsaiError, EnvironmentFault, HubMismatch, HubUnavailable
 from ..schema import StoredTensor
-from ..source import INDEX_SUFFIX, Source, read_source
+from ..shards import INDEX_SUFFIX
+from ..source import Source, read_source
 from ..storage import fs
 from ..storage.safetensors import MAX_HEADER, strict_json
 from ..storage.staging import free_bytes

@@ -179,12 +179,15 @@ def table(figures: dict[str, Any]) -> str:
         rows.append(f"| **{name}** | {r['seconds']:.1f} | {r['relative_error']:.3f} "
                     f"| {r['gaussian_error']:.4f} |")  # fmt: skip
     for name, r in figures["other_tools"].items():
+        label = f"{name} {r['version']}: {r['what']}".replace("|w|", "abs w")
         if r["status"] != "ok":
-            rows.append(f"| {name} {r['version']} | not run | | |")
+            rows.append(f"| {label} | not run | | |")
             continue
         scaled = "~" if r["scaled_from_weights"] else ""
-        rows.append(f"| {r['what']} ({r['version']}) | {scaled}{r['seconds']:,.0f} "
-                    f"| {r['relative_error']:.3f} | {r['gaussian_error']:.4f} |")  # fmt: skip
+        rows.append(
+            f"| {label} | {scaled}{r['seconds']:,.0f} | {r['relative_error']:.3f} "
+            f"| {r['gaussian_error']:.4f} |"
+        )
     rows += ["", "| whole `convert`, three formats | seconds | copy floor | ratio | peak memory "
              "| bonsai | mlx tensor data |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     for mode, r in figures["convert"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -16,6 +17,12 @@ import models
 
 from bonsai_quant import convert
 from bonsai_quant.cli import main
+
+# A background job of a shell starts with these ignored, and so would every process of a test.
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        python_s_own = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, python_s_own)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -4,7 +4,7 @@ VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 RUN := $(VENV)/bin
 
-.PHONY: help setup demo test check fmt bench clean
+.PHONY: help setup demo test check fmt bench ladder clean
 help:            ## print this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/: .*## / - /; s/:  *## / - /'
 
@@ -17,7 +17,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PIP) --editable '.[run,mlx,gemlite,dev]'
 	touch $@
 
-demo: setup      ## plan, convert, verify, inspect and diff a small model
+demo: setup      ## convert, verify, compare and score mini-klein, the model in the package
 	rm -rf bonsai-demo
 	$(RUN)/bonsai-quant demo -o bonsai-demo
 
@@ -33,6 +33,9 @@ fmt: setup       ## format the code
 bench: setup     ## convert a full-size checkpoint and compare (needs 30 GB of disk, half an hour)
 	$(PIP) --editable '.[bench]'
 	$(RUN)/python tools/bench.py
+
+ladder: setup    ## score mini-klein and what rounding keeps of it, for docs/quality.md
+	$(RUN)/python tools/ladder.py
 
 clean:           ## remove what the other targets made
 	rm -rf $(VENV) bonsai-demo build dist .bench

@@ -11,6 +11,7 @@ from .doctor import doctor
 from .export import export
 from .inspect import inspect
 from .plan import plan
+from .score import score
 from .verify import verify
 from .version import __version__
 
@@ -24,5 +25,6 @@ __all__ = [
     "export",
     "inspect",
     "plan",
+    "score",
     "verify",
 ]

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import scoreboard
 from .convert import Converted
-from .demo import Demo
+from .demo import Demo, Pictures
 from .diff import PackDiff, worst
 from .doctor import Finding
 from .inspect import Inspection
 from .manifest import Manifest
 from .plan import Plan
 from .schema import PlannedTensor, to_json
+from .score import Scored
 from .tables import columns, grouped, megabytes
 from .verify import Verdict
 
@@ -206,29 +208,37 @@ def diagnosed(findings: Sequence[Finding]) -> Answer:
     return Answer(columns(rows), {"findings": [to_json(f) for f in findings]})
 
 
+def scored(result: Scored) -> Answer:
+    """How well a model paints, and what it keeps of another."""
+    return Answer(scoreboard.text(result), scoreboard.data(result))
+
+
 def demonstrated(demo: Demo) -> Answer:
     """The story of a demo."""
-    parts = [
-        planned(demo.plan),
-        *(converted(c) for c in demo.packs.values()),
-        inspected(demo.inspections, False),
-        *(verified(v) for v in demo.verdicts.values()),
-        compared(demo.solvers, 3),
-    ]
-    names = [
-        "plan",
-        *(f"convert_{m}" for m in demo.packs),
-        "inspect",
-        *(f"verify_{m}" for m in demo.verdicts),
-        "diff",
-    ]
-    text = "\n\n".join(
-        f"== {n.replace('_', ' ')}\n{p.text}" for n, p in zip(names, parts, strict=True)
-    )
+    steps = {
+        "plan": planned(demo.plan),
+        **{f"convert_{m}": converted(c) for m, c in demo.packs.items()},
+        "inspect": inspected(demo.inspections, False),
+        **{f"verify_{m}": verified(v) for m, v in demo.verdicts.items()},
+        "diff": compared(demo.solvers, 3),
+        "pictures": painted(demo.pictures),
+    }
+    text = "\n\n".join(f"== {n.replace('_', ' ')}\n{a.text}" for n, a in steps.items())
+    return Answer(text, {"source": demo.source, "steps": {n: a.data for n, a in steps.items()}})
+
+
+def painted(pictures: Pictures | str) -> Answer:
+    """What a demo painted, or why it did not."""
+    if isinstance(pictures, str):
+        return Answer(f"not run: {pictures}", {"status": "not run", "reason": pictures})
+    table = scoreboard.short_table(pictures.scores)
+    note = "a small sample; `bonsai-quant score` measures"
     return Answer(
-        text,
+        f"{pictures.sheet}\n{scoreboard.about(pictures.task)}: {note}\n{table}",
         {
-            "source": str(demo.source),
-            "steps": {n: p.data for n, p in zip(names, parts, strict=True)},
+            "status": "run",
+            "side_by_side": str(pictures.sheet),
+            "settings": scoreboard.settings(pictures.task),
+            "scores": [to_json(m) for m in pictures.scores],
         },
     )

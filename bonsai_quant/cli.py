@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,38 +15,19 @@ from .convert import convert as run_convert
 from .demo import demo as run_demo
 from .diff import diff as run_diff
 from .doctor import doctor as run_doctor
-from .errors import EnvironmentFault
 from .export import export as run_export
 from .inspect import inspect as run_inspect
+from .manners import Command, common, manners, progress_bar
 from .plan import explain
 from .plan import plan as run_plan
-from .schema import (
-    DEFAULT_FORMATS,
-    FORMAT_NAMES,
-    SCHEMA_VERSION,
-    SOLVER_NAMES,
-    Progress,
-    no_progress,
-)
+from .schema import DEFAULT_FORMATS, FORMAT_NAMES, SOLVER_NAMES
+from .score import score as run_score
 from .settings import DEFAULT_SOURCE, MODES
 from .verify import BACKENDS, LEVELS
 from .verify import verify as run_verify
 from .version import TOOL, __version__
 
-Command = Callable[..., Any]
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-
-def common(command: Command) -> Command:
-    """The manners that every command has."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
-        click.option("--quiet", is_flag=True, help="Print errors only."),
-        click.option("-v", "--verbose", is_flag=True, help="Say what is found and chosen."),
-        click.option("--debug", is_flag=True, help="Show tracebacks."),
-    ):
-        command = option(command)
-    return command
 
 
 def choosing(command: Command) -> Command:
@@ -108,18 +85,18 @@ def convert(
     no_sanity: bool,
     **options: Any,
 ) -> None:
-    """Convert SOURCE (a file, a folder or a Hub id) into packs: OUT/bonsai, OUT/mlx, OUT/gemlite.
+    """Convert SOURCE (a path, a Hub id or mini-klein) into packs: OUT/bonsai, OUT/mlx, OUT/gemlite.
 
     \b
     bonsai-quant convert FLUX.2-klein-4B --mode ternary -o packs
     bonsai-quant convert my-finetune.safetensors --recipe my.yaml --format mlx
     """
-    show = _manners(options)
+    show = manners(options)
     options["formats"] = options["formats"] or DEFAULT_FORMATS
     if dry_run:
         show(answers.planned(run_plan(source, **options)))
         return
-    with _bar("converting", show) as progress:
+    with progress_bar("converting", show) as progress:
         made = run_convert(
             source,
             out=out,
@@ -144,7 +121,7 @@ def plan(source: str, name: str | None, **options: Any) -> None:
     bonsai-quant plan FLUX.2-klein-4B --mode binary
     bonsai-quant plan FOLDER --mode ternary --explain proj_out
     """
-    show = _manners(options)
+    show = manners(options)
     options["formats"] = options["formats"] or DEFAULT_FORMATS
     made = run_plan(source, **options)
     show(answers.explained(explain(made, name)) if name else answers.planned(made))
@@ -167,8 +144,8 @@ def export(
     \b
     bonsai-quant export packs/bonsai --format unpacked -o dense
     """
-    show = _manners(options)
-    with _bar("exporting", show) as progress:
+    show = manners(options)
+    with progress_bar("exporting", show) as progress:
         manifest = run_export(
             pack,
             format=format_name,
@@ -190,7 +167,7 @@ def inspect(path: str, tensors: bool, **options: Any) -> None:
     \b
     bonsai-quant inspect packs/mlx --tensors
     """
-    _manners(options)(answers.inspected(run_inspect(path), tensors))
+    manners(options)(answers.inspected(run_inspect(path), tensors))
 
 
 @cli.command()
@@ -208,8 +185,8 @@ def verify(pack: str, backends: tuple[str, ...], **options: Any) -> None:
     bonsai-quant verify packs --against FLUX.2-klein-4B
     bonsai-quant verify packs --level kernel
     """
-    show = _manners(options)
-    with _bar("verifying", show) as progress:
+    show = manners(options)
+    with progress_bar("verifying", show) as progress:
         verdict = run_verify(pack, backends=backends or BACKENDS, progress=progress, **options)
     show(answers.verified(verdict))
     if verdict.failed:
@@ -228,8 +205,8 @@ def diff(a: str, b: str, top: int, threads: int | None, **options: Any) -> None:
     \b
     bonsai-quant diff packs/bonsai other/mlx
     """
-    show = _manners(options)
-    with _bar("comparing", show) as progress:
+    show = manners(options)
+    with progress_bar("comparing", show) as progress:
         result = run_diff(a, b, threads=threads, progress=progress)
     show(answers.compared(result, top))
 
@@ -238,68 +215,44 @@ def diff(a: str, b: str, top: int, threads: int | None, **options: Any) -> None:
 @common
 def doctor(**options: Any) -> None:
     """Show which parts work on this machine, and what to install for the others."""
-    _manners(options)(answers.diagnosed(run_doctor()))
+    manners(options)(answers.diagnosed(run_doctor()))
+
+
+@cli.command()
+@click.argument("place", metavar="PACK_OR_PIPELINE")
+@click.option("--against", metavar="SOURCE", help="Compare with this model, prompt by prompt.")
+@click.option("--pipeline", metavar="P", help="Text encoder, VAE and so on of a pack [its source].")
+@click.option("--split", default="test", show_default=True, help="test, or dev for choosing.")
+@click.option("--prompts", default=100, show_default=True, help="Per category; there are six.")
+@click.option("--images", default=4, show_default=True, help="Pictures of each prompt.")
+@click.option("--seed", default=0, show_default=True, help="Of the noise that pictures start from.")
+@click.option("--grid", metavar="FILE.png", help="Write examples with their captions.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier grid.")
+@common
+def score(place: str, **options: Any) -> None:
+    """Paint captions and count the pictures that show what they say; needs torch and diffusers.
+
+    \b
+    bonsai-quant score mini-klein
+    bonsai-quant score packs --against mini-klein --grid examples.png
+    """
+    show = manners(options)
+    with progress_bar("painting", show, unit=" pictures") as progress:
+        result = run_score(place, progress=progress, **options)
+    show(answers.scored(result))
 
 
 @cli.command()
 @click.option("-o", "--out", default="bonsai-demo", show_default=True, help="A new folder.")
-@click.option("--seed", default=0, show_default=True, help="Of the random weights.")
+@click.option("--seed", default=0, show_default=True, help="Of the noise that pictures start from.")
 @common
 def demo(out: str, seed: int, **options: Any) -> None:
-    """Run plan, convert, verify, inspect and diff on a small model made on the spot."""
-    show = _manners(options)
+    """Convert, verify, compare and score mini-klein, the model that comes with this program."""
+    show = manners(options)
     made = run_demo(
         out, seed=seed, say=lambda line: None if show.quiet else click.echo(f"- {line}", err=True)
     )
     show(answers.demonstrated(made))
-
-
-class Show:
-    """Prints an answer: text for people, or one JSON object."""
-
-    def __init__(self, as_json: bool, quiet: bool) -> None:
-        self.as_json, self.quiet = as_json, quiet
-
-    def __call__(self, answer: answers.Answer) -> None:
-        """Print one answer."""
-        data = {"schema_version": SCHEMA_VERSION} | answer.data
-        try:
-            if self.as_json or not self.quiet:
-                click.echo(json.dumps(data, indent=2) if self.as_json else answer.text)
-        except OSError as e:
-            raise EnvironmentFault(
-                f"the answer could not be printed: {e.strerror}", hint="the work itself is done"
-            ) from e
-
-
-def _manners(options: dict[str, Any]) -> Show:
-    """Take the common options out, set the log up, and return the printer."""
-    as_json, quiet = options.pop("as_json"), options.pop("quiet")
-    verbose, _ = options.pop("verbose"), options.pop("debug")
-    level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
-    return Show(as_json, quiet)
-
-
-@contextmanager
-def _bar(doing: str, show: Show) -> Iterator[Progress]:
-    """A progress bar on stderr, on a terminal only: bytes, tensors, time left."""
-    if show.quiet or show.as_json or not sys.stderr.isatty():
-        yield no_progress
-        return
-    from tqdm import tqdm
-
-    with tqdm(desc=doing, unit="B", unit_scale=True, leave=False) as bar:
-        done = 0
-
-        def progress(n_bytes: int, n_tensors: int, total_bytes: int) -> None:
-            nonlocal done
-            done += n_tensors
-            bar.total = total_bytes
-            bar.update(n_bytes)
-            bar.set_postfix_str(f"{done} tensors", refresh=False)
-
-        yield progress
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

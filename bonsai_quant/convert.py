@@ -187,7 +187,7 @@ def _opened(plan: Plan, staging: Staging, resume: bool) -> Iterator[_Run]:
 def check_output(out: Path, plan: Plan, *, overwrite: bool) -> None:
     """Refuse an output that is there, or that would touch the source."""
     target = Path(os.path.realpath(out))
-    local = [] if plan.source.hub_id else [Path(plan.source.place)]
+    local = [] if plan.source.id else [Path(plan.source.place)]
     inputs = [*local, *(f.path for f in plan.source.files)]
     for path in (Path(os.path.realpath(p)) for p in inputs):
         if path.is_relative_to(target) or target.is_relative_to(path):

@@ -1,4 +1,4 @@
-"""The whole loop on a small model: plan, convert, verify, inspect, diff."""
+"""The whole loop on mini-klein: plan, convert, verify, inspect, diff, and pictures of all three."""
 
 from __future__ import annotations
 
@@ -6,31 +6,44 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from .bases.flux2 import dense_specs
 from .convert import Converted, convert
 from .diff import PackDiff, diff
 from .errors import OutputExists
+from .gallery import Task, exhibit
 from .inspect import Inspection, inspect
+from .needs import LOOK, RUN, install, missing
 from .plan import Plan, plan
+from .runners.places import locate
+from .score import ModelScore, compare, examples, task_for
+from .shipped import NAMES
+from .storage.single import write_file
 from .verify import Verdict, verify
 
-BLOCKS = (2, 4)
-SIZES = {"h": 256, "i": 128, "o": 128, "j": 384, "t": 256, "d": 128, "m": 768}
-"""A FLUX.2 transformer of 8 million weights; letters as in `bases.flux2`."""
+MODES = ("ternary", "binary")
+PROMPTS, IMAGES = 8, 2
+"""Prompts of each category and pictures of each: enough to look at, too few to measure with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What the three models painted. sheet: the PNG.  scores: source, ternary, binary."""
+
+    sheet: Path
+    task: Task
+    scores: tuple[ModelScore, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """Everything the loop made, for the command line to show."""
+    """Everything the loop made, for the command line to show. pictures: or why there are none."""
 
-    source: Path
+    source: str
     plan: Plan
     packs: dict[str, Converted]
     inspections: tuple[Inspection, ...]
     verdicts: dict[str, Verdict]
     solvers: PackDiff
+    pictures: Pictures | str
 
 
 def demo(
@@ -39,45 +52,40 @@ def demo(
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Demo:
-    """Make a small checkpoint with random weights, convert it in both modes, and prove the packs.
+    """Convert mini-klein in both modes, prove the packs, and paint with all three.
 
-    out: a new folder for all of it.  say: told each step before it is taken.
+    out: a new folder for all of it.  seed: of the noise that pictures start from.
+    say: told each step before it is taken.
     """
-    folder = Path(out)
+    folder, source = Path(out), NAMES[0]
     if folder.exists():
         raise OutputExists(
             "exists already", where=str(folder), hint="remove it, or name another -o"
         )
-    say(f"make a small FLUX.2 checkpoint with random weights: {folder / 'source'}")
-    source = make_checkpoint(folder / "source", seed=seed)
-    say("plan: what will happen to every tensor, from headers alone")
-    work = plan(str(source), mode="ternary")
+    say(f"plan {source}: what will happen to every tensor, from headers alone")
+    work = plan(source, mode="ternary")
     packs, verdicts = {}, {}
-    for mode in ("ternary", "binary"):
-        say(f"convert --mode {mode}, then verify --level kernel --against the source")
-        packs[mode] = convert(str(source), mode=mode, out=folder / mode)
-        verdicts[mode] = verify(folder / mode, level="kernel", against=str(source), layers=1)
+    for mode in MODES:
+        say(f"convert {source} --mode {mode}, then verify --level kernel --against {source}")
+        packs[mode] = convert(source, mode=mode, out=folder / mode)
+        verdicts[mode] = verify(folder / mode, level="kernel", against=source, layers=1)
     say("convert --solver absmean, then diff against the exact optimum")
-    convert(str(source), mode="ternary", solver="absmean", formats="bonsai", out=folder / "absmean")
+    convert(source, mode="ternary", solver="absmean", formats="bonsai", out=folder / "absmean")
     solvers = diff(folder / "absmean", folder / "ternary")
-    return Demo(source, work, packs, inspect(folder / "ternary"), verdicts, solvers)
+    pictures = _pictures(folder, source, seed, say)
+    return Demo(source, work, packs, inspect(folder / "ternary"), verdicts, solvers, pictures)
 
 
-def make_checkpoint(folder: Path, *, seed: int = 0) -> Path:
-    """A transformer folder in diffusers' layout: bf16, Gaussian weights of std 1 / sqrt(in)."""
-    import ml_dtypes
-    from safetensors.numpy import save_file
-
-    from .formats.format import json_bytes
-
-    rng = np.random.default_rng(seed)
-    specs, config = dense_specs(BLOCKS, SIZES)
-    tensors = {}
-    for s in specs:
-        centre, spread = (1.0, 0.1) if len(s.shape) == 1 else (0.0, s.shape[1] ** -0.5)
-        values = centre + spread * rng.standard_normal(s.shape, np.float32)
-        tensors[s.name] = values.astype(ml_dtypes.bfloat16)
-    folder.mkdir(parents=True)
-    save_file(tensors, folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
-    (folder / "config.json").write_bytes(json_bytes(config))
-    return folder
+def _pictures(folder: Path, source: str, seed: int, say: Callable[[str], None]) -> Pictures | str:
+    """Paint the same captions with source and packs; or the reason why it cannot be done here."""
+    if problem := missing((*RUN, *LOOK)):
+        return f"{problem} -> {install('run')}"
+    places = [locate(source), *(locate(str(folder / m)) for m in MODES)]
+    task = task_for(places, split="test", prompts=PROMPTS, images=IMAGES, seed=seed)
+    galleries = []
+    for place in places:
+        say(f"paint {len(task.texts)} pictures with {place.name}, and judge them")
+        galleries.append(exhibit(place, task))
+    sheet = folder / "side-by-side.png"
+    write_file(sheet, examples(galleries, prompts=1, images=1), overwrite=False)
+    return Pictures(sheet, task, tuple(compare(g).model for g in galleries))

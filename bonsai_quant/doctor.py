@@ -6,8 +6,9 @@ import os
 import platform
 import shutil
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from .needs import LOOK, RUN, install, installed, missing
 
 MLX_NEEDED = (0, 32, 4)
 
@@ -30,37 +31,23 @@ def doctor() -> tuple[Finding, ...]:
         ),
         _mlx(),
         _gemlite(),
-        _needs("checkpoints of diffusers' own class (tests, tools)", ("torch", "diffusers"), "run"),
+        _needs("runner torch: score, the pictures of demo", (*RUN, *LOOK), "run"),
         _memory(),
         _disk(),
     )
 
 
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def _needs(part: str, packages: tuple[str, ...], extra: str) -> Finding:
-    found = {p: _installed(p) for p in packages}
-    missing = [p for p, v in found.items() if v is None]
-    if missing:
-        return Finding(
-            part,
-            False,
-            f"{', '.join(missing)} not installed",
-            f"pip install 'bonsai-quant[{extra}]'",
-        )
-    return Finding(part, True, ", ".join(f"{p} {v}" for p, v in found.items()))
+    if problem := missing(packages):
+        return Finding(part, False, problem, install(extra))
+    return Finding(part, True, ", ".join(f"{p} {installed(p)}" for p in packages))
 
 
 def _mlx() -> Finding:
     finding = _needs("verify --level kernel on mlx packs", ("mlx",), "mlx")
     if not finding.works:
         return finding
-    numbers = tuple(int(n) for n in (_installed("mlx") or "0").split(".")[:3] if n.isdecimal())
+    numbers = tuple(int(n) for n in (installed("mlx") or "0").split(".")[:3] if n.isdecimal())
     if numbers < MLX_NEEDED:
         return Finding(
             finding.part,

@@ -10,6 +10,7 @@ from pathlib import Path
 from .errors import BadInput, BonsaiError
 from .pack import Pack, find_packs, open_pack
 from .schema import TensorSpec
+from .shipped import find_shipped
 from .source import read_source
 from .storage.safetensors import read_header
 
@@ -25,8 +26,13 @@ class Inspection:
 
 
 def inspect(path: str | Path) -> tuple[Inspection, ...]:
-    """Every pack at `path`, or the checkpoint, or the bare safetensors or .pt file."""
+    """Every pack at `path`, or the checkpoint, or the bare safetensors or .pt file.
+
+    A shipped model's name stands for its folder, unless there is a path of that name.
+    """
     place = Path(path)
+    if not place.exists():
+        place = find_shipped(str(path)) or place
     if not place.exists():
         raise BadInput("no such file or folder", where=str(path), hint="check the path")
     if folders := find_packs(place):

@@ -45,7 +45,7 @@ class ManifestFile(pydantic.BaseModel):
 
 
 class SourceRecord(pydantic.BaseModel):
-    """What the pack was made from. id and revision: on the Hub; None for local files."""
+    """What the pack was made from. id: on the Hub, or of a shipped model; None for local files."""
 
     model_config = _STRICT
     id: str | None
@@ -166,7 +166,7 @@ def source_record(source: Source, digests: dict[str, str]) -> SourceRecord:
     """digests: sha256 of every file read, by name."""
     files = [{"name": f.name, "size": f.size, "sha256": digests[f.name]} for f in source.files]
     return SourceRecord(
-        id=source.hub_id, revision=source.revision, layout=source.model.layout, files=files
+        id=source.id, revision=source.revision, layout=source.model.layout, files=files
     )
 
 

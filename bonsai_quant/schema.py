@@ -20,7 +20,8 @@ Mode = Literal["ternary", "binary"]
 Action = Literal["ternary", "binary", "keep"]
 
 Progress = Callable[[int, int, int], None]
-"""Called with the bytes done and the tensors finished since the last call, and the bytes in all."""
+"""Called with the bytes done and the tensors finished since the last call, and the bytes in all;
+where pictures are painted, with pictures in place of bytes."""
 
 
 def no_progress(n_bytes: int, n_tensors: int, total_bytes: int) -> None:
@@ -210,6 +211,17 @@ class LayerStats:
     scale_max: float | None = None
     groups_below_grid: int = 0
     inexact: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSettings:
+    """How a picture is made; named as diffusers names them. height, width: in pixels."""
+
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    max_sequence_length: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from .bases.model import check_config
 from .errors import BadInput, Unsupported, UsageError, printable
 from .schema import StoredTensor
 from .shards import check_index, doubt, find_index, read_json, weight_files
+from .shipped import NAMES, find_shipped
 from .storage.safetensors import Header, read_header
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class Source:
 
     From the Hub: its id, the commit, and the sha256 that the Hub announces, by `SourceFile.name`.
     Its files may still be away: `hub.download` brings them to their paths.
+    shipped: its name when it comes with this program.
     """
 
     place: str
@@ -49,6 +50,12 @@ class Source:
     hub_id: str | None = None
     revision: str | None = None
     hub_sha256: Mapping[str, str] = field(default_factory=dict)
+    shipped: str | None = None
+
+    @property
+    def id(self) -> str | None:
+        """The name it has on every machine; None for files of this one."""
+        return self.hub_id or self.shipped
 
 
 def open_source(place: str, *, revision: str | None = None, strict: bool = False) -> Source:
@@ -59,19 +66,22 @@ def open_source(place: str, *, revision: str | None = None, strict: bool = False
             raise UsageError(f"{place} is a path: --revision is for the Hub", hint="leave it out")
         log.info("%s is a path on this machine", printable(place))
         return read_source(path, strict=strict)
-    name, sign, at = place.partition("@")
-    if (
-        bool(sign) == bool(at)
-        and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)
-        and not name.endswith(".safetensors")
-    ):
+    if folder := find_shipped(place):
+        if revision is not None:
+            raise UsageError(f"{place} has no revisions: they are on the Hub", hint="leave it out")
+        log.info("%s comes with this program", place)
+        return replace(read_source(folder, strict=strict), place=place, shipped=place)
+    from .hub import fetch, split_id
+
+    if named := split_id(place):
+        name, at = named
         if revision and at and revision != at:
             raise UsageError(f"two revisions: {at!r} and --revision {revision!r}", hint="give one")
-        from .hub import fetch
-
         return fetch(name, revision or at or None, strict=strict)
     raise UsageError(
-        f"no file, folder or Hub id {place[:300]!r}", hint="give a path, or org/name for the Hub"
+        f"no file, folder or Hub id {place[:300]!r}",
+        hint=f"give a path, org/name for the Hub, or {' or '.join(NAMES)}, which comes with this "
+        "program",
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import models
+import pipelines
 
 from bonsai_quant import convert
 from bonsai_quant.cli import main
@@ -46,6 +47,20 @@ def packs(request, tiny, tmp_path_factory) -> SimpleNamespace:
     formats = ("bonsai", "mlx", "gemlite", "unpacked")
     made = convert(str(tiny), mode=request.param, out=out, formats=formats)
     return SimpleNamespace(mode=request.param, out=out, source=tiny, made=made)
+
+
+@pytest.fixture(scope="session")
+def standin(tmp_path_factory) -> Path:
+    """A pipeline's folder with random weights; its name is that of the shipped model."""
+    folder = tmp_path_factory.mktemp("data") / "mini-klein"
+    return pipelines.save_pipeline(folder, heads=1, blocks=(1, 2))
+
+
+@pytest.fixture
+def shipped(standin, monkeypatch) -> Path:
+    """The stand-in in the place of the model that ships with the package."""
+    monkeypatch.setattr("bonsai_quant.shipped.DATA", standin.parent)
+    return standin
 
 
 @pytest.fixture

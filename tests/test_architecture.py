@@ -10,10 +10,12 @@ import bonsai_quant
 ROOT = Path(bonsai_quant.__file__).parent
 
 ORDER = (
-    "version", "errors", "schema", "jit", "storage", "bases", "shards", "hub", "source", "recipe",
-    "settings", "checks", "bits", "dense", "solvers", "formats", "plan", "assembly", "pipeline",
-    "layers", "manifest", "pack", "packwriter", "resume", "convert", "kernels", "verify", "export",
-    "diff", "inspect", "doctor", "demo", "tables", "answers", "ending", "cli", "__main__",
+    "version", "errors", "needs", "schema", "jit", "scenes", "storage", "bases", "shards",
+    "shipped", "hub", "source", "recipe", "settings", "checks", "bits", "dense", "solvers",
+    "formats", "plan", "assembly", "pipeline", "layers", "manifest", "pack", "packwriter", "resume",
+    "convert", "kernels", "verify", "export", "diff", "inspect", "doctor", "benchmark", "runners",
+    "intervals", "gallery", "grid", "score", "demo", "tables", "scoreboard", "answers", "ending",
+    "manners", "cli", "__main__",
 )  # fmt: skip
 """A module imports only from those before it. Plan needs the formats, to know every byte."""
 
@@ -54,8 +56,8 @@ def test_modules_import_only_from_those_before_them():
     assert wrong == []
 
 
-def test_sources_solvers_and_formats_never_see_one_another():
-    apart = {"source", "solvers", "formats", "kernels"}
+def test_sources_solvers_formats_and_runners_never_see_one_another():
+    apart = {"source", "solvers", "formats", "kernels", "runners"}
     shared = {("formats", "solvers")}  # the grid of legal scales
     for name, path, tree in modules():
         if name in apart:

@@ -13,7 +13,8 @@ import bonsai_quant
 from bonsai_quant import diff, inspect
 from bonsai_quant.cli import cli
 
-COMMANDS = ("convert", "demo", "diff", "doctor", "export", "inspect", "plan", "verify")
+COMMANDS = ("convert", "demo", "diff", "doctor", "export", "inspect", "plan", "score",
+            "verify")  # fmt: skip
 
 
 def test_every_command_is_a_function_of_the_package():
@@ -32,7 +33,7 @@ def test_help_ends_with_an_example(run, command):
 
 
 def test_starting_imports_nothing_heavy():
-    heavy = "numba,torch,mlx,diffusers,transformers,huggingface_hub,gemlite,triton"
+    heavy = "numba,torch,mlx,diffusers,transformers,huggingface_hub,gemlite,triton,PIL,scipy"
     code = (
         "import sys\n"
         "from bonsai_quant.cli import main\n"
@@ -169,17 +170,6 @@ def test_a_damaged_pack_is_not_exported(packs, tmp_path, run):
     (tmp_path / "bad/model.safetensors").write_bytes(data)
     result = run("export", tmp_path / "bad", "--format", "mlx", "-o", tmp_path / "copy")
     assert (result.code, (tmp_path / "copy").exists()) == (5, False)
-
-
-def test_demo_runs_the_whole_loop(run, tmp_path):
-    result = run("demo", "-o", tmp_path / "demo", "--json")
-    assert result.code == 0, result.err
-    steps = json.loads(result.out)["steps"]
-    for mode in ("ternary", "binary"):
-        assert steps[f"verify_{mode}"]["failed"] is False
-        kernels = [c for c in steps[f"verify_{mode}"]["checks"] if c["level"] == "kernel"]
-        assert {c["status"] for c in kernels} <= {"passed", "not run"}
-    assert run("demo", "-o", tmp_path / "demo").code == 7
 
 
 def test_doctor_reports_every_part(run):

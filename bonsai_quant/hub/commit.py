@@ -67,6 +67,20 @@ def _place(name: str, revision: str) -> str:
     return f"{name}@{revision}" if revision else name
 
 
+def split_id(place: str) -> tuple[str, str] | None:
+    """`org/name[@revision]` -> name, and revision or ""; None for what is no Hub id."""
+    name, sign, revision = place.partition("@")
+    plain = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not name.endswith(WEIGHTS)
+    return (name, revision) if plain and bool(sign) == bool(revision) else None
+
+
+def find_cached(name: str, revision: str) -> Path | None:
+    """The folder where the cache holds a model at a revision, without asking the Hub."""
+    _check_id(name, revision)
+    sha = _cached_sha(name, revision)
+    return _cache(name) / "snapshots" / sha if sha else None
+
+
 def resolve(name: str, revision: str) -> Commit:
     """The commit that a revision is now: asked of the Hub, or of the cache when offline."""
     _check_id(name, revision)

@@ -1,0 +1,58 @@
+"""benchmark.json: how the pictures of a pipeline are made when it is scored, and what they show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pydantic
+
+from .errors import BadInput
+from .scenes.world import WORLDS, World
+from .schema import PictureSettings
+from .shards import read_json
+
+NAME = "benchmark.json"
+MAX_SIDE, MAX_STEPS, MAX_TOKENS = 4096, 1000, 4096
+
+
+class Benchmark(pydantic.BaseModel):
+    """The file beside model_index.json. The defaults are FLUX.2 Klein's own settings."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+    world: str = "small"
+    height: int = pydantic.Field(default=512, ge=16, le=MAX_SIDE)
+    width: int = pydantic.Field(default=512, ge=16, le=MAX_SIDE)
+    num_inference_steps: int = pydantic.Field(default=4, ge=1, le=MAX_STEPS)
+    guidance_scale: float = pydantic.Field(default=1.0, ge=0, le=100, allow_inf_nan=False)
+    max_sequence_length: int = pydantic.Field(default=512, ge=1, le=MAX_TOKENS)
+
+    @pydantic.field_validator("world")
+    @classmethod
+    def _known_world(cls, value: str) -> str:
+        if value not in WORLDS:
+            raise ValueError(f"no world {value[:80]!r}; there are {', '.join(WORLDS)}")
+        return value
+
+    @property
+    def scenery(self) -> World:
+        """What captions and pictures are about."""
+        return WORLDS[self.world]
+
+    @property
+    def settings(self) -> PictureSettings:
+        """How one picture is made."""
+        return PictureSettings(**self.model_dump(exclude={"world"}))
+
+
+def read_benchmark(folder: Path) -> Benchmark:
+    """The settings of a pipeline's folder; the defaults where it has no benchmark.json."""
+    path = folder / NAME
+    if not path.exists():
+        return Benchmark()
+    try:
+        return Benchmark.model_validate(read_json(path))
+    except pydantic.ValidationError as e:
+        problem = e.errors()[0]
+        key = ".".join(str(p) for p in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        raise BadInput(f"{key}: {message}", where=str(path), hint="mend the file") from e

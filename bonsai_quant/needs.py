@@ -1,0 +1,37 @@
+"""Optional packages: which are installed, and what to type for those that are not."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from .errors import EnvironmentFault
+
+RUN = ("torch", "diffusers", "transformers")
+"""What the torch runner needs."""
+LOOK = ("pillow",)
+"""What drawing and shrinking pictures needs."""
+
+
+def installed(name: str) -> str | None:
+    """The version of an installed package, without importing it; None if it is not there."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def missing(names: tuple[str, ...]) -> str:
+    """'A, B not installed', or "" when all are."""
+    absent = [n for n in names if installed(n) is None]
+    return f"{', '.join(absent)} not installed" if absent else ""
+
+
+def install(extra: str) -> str:
+    """The command that installs what an extra of this package holds."""
+    return f"pip install 'bonsai-quant[{extra}]'"
+
+
+def require(names: tuple[str, ...], extra: str) -> None:
+    """Refuse to go on without packages."""
+    if problem := missing(names):
+        raise EnvironmentFault(problem, hint=install(extra))

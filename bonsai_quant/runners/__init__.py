@@ -1,0 +1,1 @@
+"""Code that runs packs and pipelines; each runner is imported where it is used."""

@@ -1,0 +1,132 @@
+"""What a runner is to run: a pack or not, and the pipeline whose other parts it takes.
+
+Everything is looked for on this machine. Nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput, EnvironmentFault, Unsupported, UsageError
+from ..hub import find_cached, split_id
+from ..pack import Pack, find_packs, open_pack
+from ..shards import read_json
+from ..shipped import NAMES, find_shipped
+
+INDEX = "model_index.json"
+CLASS = "Flux2KleinPipeline"
+PARTS = {
+    "scheduler": ("FlowMatchEulerDiscreteScheduler",),
+    "text_encoder": ("Qwen3ForCausalLM",),
+    "tokenizer": ("Qwen2TokenizerFast", "Qwen2Tokenizer", "PreTrainedTokenizerFast",
+                  "TokenizersBackend"),
+    "transformer": ("Flux2Transformer2DModel",),
+    "vae": ("AutoencoderKLFlux2",),
+}  # fmt: skip
+"""The parts of a pipeline, and the classes that may hold each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is to be run. pipeline: its folder; with a pack, the pack replaces its transformer."""
+
+    name: str
+    pipeline: Path
+    pack: Pack | None
+
+
+def locate(place: str, *, pipeline: str | None = None, spare: str | None = None) -> Place:
+    """A pipeline's folder, a shipped name, or a pack in any format.
+
+    The other parts of a pack come from `pipeline`, else from the source that its manifest names,
+    else from `spare`.
+    """
+    path = Path(place)
+    packs = [] if not place or (path / INDEX).exists() else find_packs(path)
+    if not packs:
+        return Place(place, find_pipeline(place), None)
+    pack = open_pack(packs[0])
+    folder = find_pipeline(pipeline) if pipeline else _source_of(pack) or _given(spare, pack)
+    return Place(place, folder, pack)
+
+
+def _source_of(pack: Pack) -> Path | None:
+    """The pipeline that the manifest names. A name in a file is never a path on this machine."""
+    said = pack.manifest.source if pack.manifest else None
+    if said is None or said.id is None:
+        return None
+    return _named(f"{said.id}@{said.revision}" if said.revision else said.id)
+
+
+def _given(spare: str | None, pack: Pack) -> Path:
+    if spare is not None:
+        return find_pipeline(spare)
+    raise UsageError(
+        "holds the transformer only, and no name of its source tells where the other parts are",
+        where=str(pack.folder),
+        hint="pass --pipeline FOLDER with the text encoder, tokenizer, VAE and scheduler",
+    )
+
+
+def find_pipeline(place: str) -> Path:
+    """The folder of a pipeline: a path, a shipped name, or a Hub id that the cache holds."""
+    if not place or not os.path.lexists(place):
+        return _named(place)
+    check_pipeline(Path(place))
+    return Path(place)
+
+
+def _named(name: str) -> Path:
+    folder = find_shipped(name) or _cached(name)
+    check_pipeline(folder)
+    return folder
+
+
+def _cached(place: str) -> Path:
+    named = split_id(place)
+    if named is None:
+        raise UsageError(
+            f"no pack, pipeline folder or Hub id {place[:300]!r}",
+            hint=f"give a path, or {' or '.join(NAMES)}, which comes with this program",
+        )
+    folder, revision = find_cached(*named), f" --revision {named[1]}" if named[1] else ""
+    if folder is None or not (folder / INDEX).exists():
+        raise EnvironmentFault(
+            "its text encoder, tokenizer, VAE and scheduler are not on this machine",
+            where=place,
+            hint=f"fetch them with `hf download {named[0]}{revision}`, or pass --pipeline FOLDER",
+        )
+    return folder
+
+
+def check_pipeline(folder: Path) -> None:
+    """Refuse what is no whole pipeline, or one that names classes other than Klein's."""
+    index = folder / INDEX
+    if not index.is_file():
+        raise BadInput(
+            f"is no pack and no pipeline: it has no {INDEX}",
+            where=str(folder),
+            hint="give a pack, or a pipeline folder as diffusers saves it",
+        )
+    said = read_json(index)
+    if not isinstance(said, dict) or said.get("_class_name") != CLASS:
+        found = str(said.get("_class_name") if isinstance(said, dict) else said)[:80]
+        raise Unsupported(f"is for {found!r}, not {CLASS}", where=str(index), hint="give another")
+    for part, classes in PARTS.items():
+        _check_part(index, part, classes, said.get(part))
+
+
+def _check_part(index: Path, part: str, classes: tuple[str, ...], said: Any) -> None:
+    # diffusers imports whatever module the file names: only the expected ones may stand there.
+    library = "transformers" if part in ("text_encoder", "tokenizer") else "diffusers"
+    if not isinstance(said, list) or len(said) != 2 or said[0] != library or said[1] not in classes:
+        raise Unsupported(
+            f"names {str(said)[:80]} as {part}, not {' or '.join(classes)} of {library}",
+            where=str(index),
+            hint="give a pipeline of FLUX.2 Klein",
+        )
+    if part != "transformer" and not (index.parent / part).is_dir():
+        raise BadInput("is missing", where=(index.parent, part), hint="fetch it again")

@@ -1,0 +1,25 @@
+"""The models that come with this program: their names, and where they lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .errors import EnvironmentFault
+
+DATA = Path(__file__).resolve().parent / "data"
+NAMES = ("mini-klein",)
+"""Each a folder of DATA: a whole pipeline, as diffusers saves one."""
+
+
+def find_shipped(name: str) -> Path | None:
+    """The folder of the shipped model of this name; None for every other name."""
+    if name not in NAMES:
+        return None
+    folder = DATA / name
+    if not (folder / "model_index.json").is_file():
+        raise EnvironmentFault(
+            f"the model {name!r} is not in this installation",
+            where=str(folder),
+            hint="install bonsai-quant again",
+        )
+    return folder

@@ -1,0 +1,1 @@
+"""How mini-klein was trained: an autoencoder, a text encoder, a teacher, four-step distillation."""

@@ -149,7 +149,7 @@ def test_scenes_are_what_their_captions_say(world):
     for meaning, scene in drawn(world, 60):
         assert is_true(meaning, scene), (meaning, scene)
         for t in scene.things:
-            reach = 1.15 * t.radius
+            reach = 1.1 * t.radius
             assert reach < t.x < world.pixels - reach
             assert reach < t.y < world.pixels - reach
 

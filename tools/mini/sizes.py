@@ -70,7 +70,7 @@ SMALL_SIZE = Size(
     exam=25,
     autoencoder=Stage(3_600, 16, 1.5e-3),
     encoder=Stage(500, 48, 2e-3),
-    teacher=Stage(1_800, 128, 2e-3),
+    teacher=Stage(5_000, 128, 2e-3),
     distill=Stage(200, 128, 4e-4),
 )
 

@@ -15,13 +15,14 @@ pytest.importorskip("diffusers")
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
-from mini import assemble, autoencoder, distill, encoder, latents, teacher  # noqa: E402
+from mini import assemble, autoencoder, decoder, distill, encoder, latents, teacher  # noqa: E402
 from mini.muon import orthogonal  # noqa: E402
 from mini.sizes import SIZES, Stage  # noqa: E402
 
 TINY = replace(
     SIZES["small"], channels=(8, 8, 16, 16), norm_groups=2, latents=4, width=16, heads=1, double=1,
-    single=1, scenes=50, paths=4, exam=1, autoencoder=Stage(2, 2, 1e-3), encoder=Stage(2, 4, 1e-3),
+    single=1, scenes=50, paths=4, exam=1, autoencoder=Stage(2, 2, 1e-3),
+    decoder=Stage(2, 2, 1e-3), encoder=Stage(2, 4, 1e-3),
     teacher=Stage(4, 4, 1e-3), distill=Stage(2, 4, 1e-4),
 )  # fmt: skip
 
@@ -32,7 +33,7 @@ def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("mini")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latents, "CHUNK", 50)
-        for part in (autoencoder, encoder, latents, teacher):
+        for part in (autoencoder, decoder, encoder, latents, teacher):
             part.train(TINY, out, 0)
     return out
 

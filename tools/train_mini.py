@@ -12,7 +12,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-PARTS = ("autoencoder", "encoder", "latents", "teacher", "distill", "assemble")
+PARTS = ("autoencoder", "decoder", "encoder", "latents", "teacher", "distill", "assemble")
 
 
 @click.command()

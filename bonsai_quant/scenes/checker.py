@@ -69,7 +69,7 @@ def check(image: NDArray[np.uint8], meaning: Meaning, world: World) -> Judgement
     background, found = look(image, world)
     if not found:
         return Judgement(False, 0.0, "nothing", found)
-    wanted = [want for want in meaning.wants for _ in range(want.count)]
+    wanted = meaning.each
     best = _best_pairing(wanted, found, meaning, world)
     tone, tone_score = _tone(background, meaning.tone)
     rights = {

@@ -29,14 +29,9 @@ TOP_CORNERS = ((NEAR, NEAR), (FAR, NEAR), (MIDDLE, FAR))
 
 def compose(meaning: Meaning, world: World, rng: np.random.Generator) -> Scene:
     """A scene of which the caption is true."""
-    count = sum(w.count for w in meaning.wants)
-    places = _places(count, meaning.relation)
-    things, turn = [], 0
-    for want in meaning.wants:
-        for _ in range(want.count):
-            things.append(_thing(want, places[turn], world, rng))
-            turn += 1
-    tone = meaning.tone or _pick(tuple(TONES), rng)
+    places = _places(len(meaning.each), meaning.relation)
+    things = [_thing(w, at, world, rng) for w, at in zip(meaning.each, places, strict=True)]
+    tone = meaning.tone or tuple(TONES)[rng.integers(len(TONES))]
     shades = (_shade(TONES[tone], rng), _shade(TONES[tone], rng))
     slope, light = (float(a) for a in rng.uniform(0, 360, 2))
     grain = int(rng.integers(2**31))
@@ -66,7 +61,3 @@ def _thing(want: Want, place: tuple[float, float], world: World, rng: np.random.
 def _shade(level: int, rng: np.random.Generator) -> tuple[float, float, float]:
     r, g, b = level + rng.uniform(-14, 14) + rng.uniform(-5, 5, 3)
     return float(r), float(g), float(b)
-
-
-def _pick(choices: tuple[str, ...], rng: np.random.Generator) -> str:
-    return choices[rng.integers(len(choices))]

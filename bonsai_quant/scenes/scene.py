@@ -27,6 +27,11 @@ class Meaning:
     relation: str | None = None
     tone: str | None = None
 
+    @property
+    def each(self) -> list[Want]:
+        """One entry for every thing that has to be in the picture, in the caption's order."""
+        return [want for want in self.wants for _ in range(want.count)]
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:

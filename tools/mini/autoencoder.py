@@ -60,6 +60,11 @@ def importance(images: torch.Tensor) -> torch.Tensor:
     return weight / weight.mean()
 
 
+def visible(error: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Mean absolute and squared error, weighted by importance."""
+    return (importance(images) * (error.abs() + error.square())).mean()
+
+
 def train(size: Size, out: Path, seed: int) -> None:
     """Train, then measure the latents' mean and variance, which the pipeline divides by."""
     torch.manual_seed(seed)
@@ -71,8 +76,7 @@ def train(size: Size, out: Path, seed: int) -> None:
         x = pictures(size.world, stage.batch, (seed, 1, step)).to(device())
         z = model.encode(x).latent_dist.mode()
         error = model.decode(z + NOISE * torch.randn_like(z)).sample - x
-        weight = importance(x)
-        loss = (weight * (error.abs() + error.square())).mean() + LEASH * z.square().mean()
+        loss = visible(error, x) + LEASH * z.square().mean()
         optimizer.param_groups[0]["lr"] = stage.rate * rate(step)
         optimizer.zero_grad()
         loss.backward()
@@ -102,17 +106,24 @@ def raw_latents(model: AutoencoderKLFlux2, images: torch.Tensor) -> torch.Tensor
 
 def normalised(model: AutoencoderKLFlux2, raw: torch.Tensor) -> torch.Tensor:
     """Latents of mean 0 and variance 1 in each channel: what the transformer learns."""
-    spread = torch.sqrt(model.bn.running_var + model.config.batch_norm_eps)
-    return (raw - model.bn.running_mean) / spread
+    return (raw - model.bn.running_mean) / spread(model)
+
+
+def spread(model: AutoencoderKLFlux2) -> torch.Tensor:
+    """[4 * latent channels]: standard deviation of each channel, as the pipeline scales them."""
+    return torch.sqrt(model.bn.running_var + model.config.batch_norm_eps)
+
+
+def as_map(model: AutoencoderKLFlux2, latents: torch.Tensor) -> torch.Tensor:
+    """Normalised latents [n, tokens, channels] -> what the decoder reads [n, c, h, w]."""
+    n, tokens, c = latents.shape
+    side = int(tokens**0.5)
+    z = (latents * spread(model) + model.bn.running_mean).view(n, side, side, c // 4, 2, 2)
+    return z.permute(0, 3, 1, 4, 2, 5).reshape(n, c // 4, 2 * side, 2 * side)
 
 
 @torch.no_grad()
 def decode(model: AutoencoderKLFlux2, latents: torch.Tensor) -> np.ndarray:
     """Normalised latents [n, tokens, channels] -> pictures [n, h, w, 3] uint8."""
-    n, tokens, c = latents.shape
-    side = int(tokens**0.5)
-    spread = torch.sqrt(model.bn.running_var + model.config.batch_norm_eps)
-    z = (latents * spread + model.bn.running_mean).view(n, side, side, c // 4, 2, 2)
-    z = z.permute(0, 3, 1, 4, 2, 5).reshape(n, c // 4, 2 * side, 2 * side)
-    x = model.decode(z).sample.add(1).mul(127.5).round().clamp(0, 255)
+    x = model.decode(as_map(model, latents)).sample.add(1).mul(127.5).round().clamp(0, 255)
     return x.permute(0, 2, 3, 1).byte().cpu().numpy()

@@ -1,7 +1,8 @@
 """Distil to four steps without guidance: the student jumps where the teacher walks.
 
 The teacher's guided path from noise to picture is cut at the four noise levels of the pipeline;
-the student learns the mean velocity of each piece (https://arxiv.org/abs/2405.07510).
+the student learns the mean velocity of each piece (https://arxiv.org/abs/2405.07510), from those
+paths alone whose picture shows what its training caption says.
 """
 
 from __future__ import annotations
@@ -9,11 +10,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import Flux2Transformer2DModel
+from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 from tqdm import tqdm
 
-from .exam import Exam, empty_caption, paint, sigmas
-from .latents import Samples
+from bonsai_quant.scenes.checker import check
+from bonsai_quant.scenes.world import CATEGORIES
+
+from .autoencoder import decode
+from .encoder import empty_caption
+from .exam import Exam, paint, sigmas
+from .latents import Samples, training_meanings
 from .run import Run, device, schedule
 from .sizes import Size
 from .teacher import Velocity, average_of, optimizers, update
@@ -30,7 +36,7 @@ def train(size: Size, out: Path, seed: int) -> None:
     """Walk the teacher's paths, then train the student on their pieces."""
     stage, samples = size.distill, Samples.load(out)
     teacher = Flux2Transformer2DModel.from_pretrained(out / "teacher" / "transformer")
-    states, captions = _paths(size, teacher, samples, out, seed)
+    states, captions, weights = _paths(size, teacher, samples, out, seed)
     student = Velocity(teacher, size).to(device()).train()
     average, exam = average_of(student, 0.98), Exam(size, out, seed)
     optims = optimizers(student, stage.rate)
@@ -39,7 +45,7 @@ def train(size: Size, out: Path, seed: int) -> None:
     levels = sigmas(states.shape[2], STEPS).to(states.device)
     rate = schedule(stage.steps, warm=20)
     for step in run:
-        which = torch.randint(len(states), (stage.batch,), device=states.device)
+        which = torch.multinomial(weights, stage.batch, replacement=True)
         piece = torch.randint(STEPS, (stage.batch,), device=states.device)
         start, end = states[which, piece].float(), states[which, piece + 1].float()
         length = (levels[piece + 1] - levels[piece])[:, None, None]
@@ -49,22 +55,23 @@ def train(size: Size, out: Path, seed: int) -> None:
         update(student, optims, loss, stage.rate * rate(step))
         average.update_parameters(student)
         run.note(loss=loss, every=20)
-        if (step + 1) % EXAM_EVERY == 0 or step + 1 == stage.steps:
+        if run.due(EXAM_EVERY):
             exam.sit(run, average.module, {"s4": (STEPS, 1.0)})
     average.module.transformer.save_pretrained(out / "distill" / "transformer")
 
 
 def _paths(
     size: Size, transformer: Flux2Transformer2DModel, samples: Samples, out: Path, seed: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The teacher's states [paths, 5, tokens, channels] half and the captions' indices [paths].
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The teacher's states [paths, 5, tokens, channels] half, captions and weights [paths].
 
     Kept in one file a batch, so that a stopped run goes on.
     """
     folder = out / "paths"
     folder.mkdir(parents=True, exist_ok=True)
     model = Velocity(transformer, size).to(device()).eval()
-    empty = empty_caption(size, out)
+    vae = AutoencoderKLFlux2.from_pretrained(out / "vae").to(device()).eval()
+    empty, meanings = empty_caption(size, out), training_meanings(size.world)
     levels = sigmas(samples.latents.shape[1], STEPS * WALK, like=STEPS)
     for i in tqdm(range(size.paths // size.distill.batch), desc="paths"):
         path = folder / f"{i:04d}.pt"
@@ -72,12 +79,28 @@ def _paths(
             continue
         torch.manual_seed(seed * 1_000_003 + 500_000 + i)
         pictures = torch.randint(len(samples.latents), (size.distill.batch,))
-        captions = samples.wording(samples.meanings[pictures.to(samples.meanings.device)])
+        said = samples.meanings[pictures.to(samples.meanings.device)]
+        captions = samples.wording(said)
         noise = torch.randn(len(captions), *samples.latents.shape[1:]).to(device())
         states = paint(
             model, noise, samples.states[captions], levels, guidance=GUIDANCE, empty=empty
         )
-        torch.save((torch.stack(states[::WALK], 1).half().cpu(), captions.cpu()), path)
+        told = [meanings[j] for j in said.tolist()]
+        images = decode(vae, states[-1])
+        right = [check(x, m, size.world).passed for x, m in zip(images, told, strict=True)]
+        kinds = [CATEGORIES.index(m.category) for m in told]
+        kept = torch.stack(states[::WALK], 1).half().cpu()
+        torch.save((kept, captions.cpu(), torch.tensor(kinds), torch.tensor(right)), path)
     files = [torch.load(f, weights_only=True) for f in sorted(folder.glob("*.pt"))]
-    states, captions = (torch.cat(parts).to(device()) for parts in zip(*files, strict=True))
-    return states, captions
+    states, captions, kinds, right = (torch.cat(p).to(device()) for p in zip(*files, strict=True))
+    return states, captions, _weights(kinds, right)
+
+
+def _weights(kinds: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """How often to draw each path [paths]: right ones only, and every category as often.
+
+    A teacher too young to be right anywhere teaches all its paths.
+    """
+    right = right if right.any() else torch.ones_like(right)
+    counts = torch.bincount(kinds[right], minlength=len(CATEGORIES)).clamp(min=1)
+    return right / counts[kinds]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from bonsai_quant.scenes.grammar import draw_prompt, vocabulary
 from bonsai_quant.scenes.scene import Meaning, Prompt
@@ -101,6 +101,20 @@ def encode(
         use_cache=False,
     ).hidden_states
     return torch.cat([states[i] for i in LAYERS], -1), tokens
+
+
+@torch.no_grad()
+def captions_of(texts: list[str], size: Size, out: Path) -> torch.Tensor:
+    """[n, words, joint] on the CPU or GPU: hidden states of captions, by the trained encoder."""
+    model = Qwen3ForCausalLM.from_pretrained(out / "text_encoder").to(device()).eval()
+    words = AutoTokenizer.from_pretrained(out / "tokenizer")
+    parts = [texts[i : i + 256] for i in range(0, len(texts), 256)]
+    return torch.cat([encode(part, model, words, size.words)[0] for part in parts])
+
+
+def empty_caption(size: Size, out: Path) -> torch.Tensor:
+    """[1, words, joint]: what guidance steers away from."""
+    return captions_of([""], size, out)
 
 
 class Questions(nn.Module):

@@ -10,13 +10,12 @@ from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from PIL import Image
 from torch import nn
-from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from bonsai_quant.scenes.checker import check
 from bonsai_quant.scenes.grammar import prompts
 
 from .autoencoder import decode
-from .encoder import encode
+from .encoder import captions_of, empty_caption
 from .run import Run, device
 from .sizes import Size
 
@@ -64,19 +63,6 @@ def paint(
             v = free + guidance * (v - free)
         states.append(z + (after - now).to(z.device) * v)
     return states
-
-
-@torch.no_grad()
-def captions_of(texts: list[str], size: Size, out: Path) -> torch.Tensor:
-    """[n, words, joint]: hidden states of captions, by the trained text encoder."""
-    model = Qwen3ForCausalLM.from_pretrained(out / "text_encoder").to(device()).eval()
-    words = AutoTokenizer.from_pretrained(out / "tokenizer")
-    return encode(texts, model, words, size.words)[0]
-
-
-def empty_caption(size: Size, out: Path) -> torch.Tensor:
-    """[1, words, joint]: what guidance steers away from."""
-    return captions_of([""], size, out)
 
 
 class Exam:

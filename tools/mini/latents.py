@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLFlux2
 from tqdm import tqdm
-from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from bonsai_quant.scenes.draw import draw
 from bonsai_quant.scenes.grammar import meanings_of, phrasings
@@ -18,7 +17,7 @@ from bonsai_quant.scenes.scene import Meaning
 from bonsai_quant.scenes.world import CATEGORIES, World
 
 from .autoencoder import as_batch, normalised, raw_latents
-from .encoder import encode
+from .encoder import captions_of
 from .run import device
 from .sizes import Size
 
@@ -55,19 +54,12 @@ def _chunk(world: World, vae: AutoencoderKLFlux2, seed: tuple[int, ...]) -> dict
     return {"latents": torch.cat(latents), "meanings": torch.tensor(chosen)}
 
 
-@torch.no_grad()
 def captions(size: Size, out: Path) -> dict[str, torch.Tensor]:
     """states [captions + 1, tokens, joint], the last of an empty one; first, count: by meaning."""
-    model = Qwen3ForCausalLM.from_pretrained(out / "text_encoder").to(device()).eval()
-    words = AutoTokenizer.from_pretrained(out / "tokenizer")
     said = [phrasings(m) for m in training_meanings(size.world)]
     counts = torch.tensor([len(s) for s in said])
-    texts = [t for s in said for t in s] + [""]
-    states = [
-        encode(texts[i : i + 256], model, words, size.words)[0].cpu()
-        for i in range(0, len(texts), 256)
-    ]
-    return {"states": torch.cat(states), "first": counts.cumsum(0) - counts, "count": counts}
+    states = captions_of([*(t for s in said for t in s), ""], size, out).cpu()
+    return {"states": states, "first": counts.cumsum(0) - counts, "count": counts}
 
 
 @dataclass

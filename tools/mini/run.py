@@ -56,6 +56,11 @@ class Run:
         bar.close()
         self.save()
 
+    def due(self, every: int) -> bool:
+        """Whether the step that is being taken ends a round of so many, or the run."""
+        done = self.step + 1
+        return done % every == 0 or done == self.steps
+
     def save(self) -> None:
         """Write the state under another name first, so that a kill leaves a whole one."""
         state = {name: part.state_dict() for name, part in self.parts.items()}

@@ -40,14 +40,10 @@ class Size:
     paths: int
     exam: int
     autoencoder: Stage
+    decoder: Stage
     encoder: Stage
     teacher: Stage
     distill: Stage
-
-    @property
-    def hidden(self) -> int:
-        """Width of the transformer."""
-        return 128 * self.heads
 
     @property
     def joint(self) -> int:
@@ -69,9 +65,10 @@ SMALL_SIZE = Size(
     paths=5_120,
     exam=25,
     autoencoder=Stage(3_600, 16, 1.5e-3),
+    decoder=Stage(500, 16, 5e-4),
     encoder=Stage(500, 48, 2e-3),
-    teacher=Stage(5_000, 128, 2e-3),
-    distill=Stage(200, 128, 4e-4),
+    teacher=Stage(4_050, 128, 2e-3),
+    distill=Stage(300, 128, 4e-4),
 )
 
 SIZES = {
@@ -91,6 +88,7 @@ SIZES = {
         paths=131_072,
         exam=50,
         autoencoder=Stage(20_000, 64, 1e-3),
+        decoder=Stage(4_000, 64, 3e-4),
         encoder=Stage(8_000, 256, 1e-3),
         teacher=Stage(60_000, 256, 1e-3),
         distill=Stage(6_000, 256, 2e-4),

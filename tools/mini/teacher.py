@@ -126,6 +126,6 @@ def train(size: Size, out: Path, seed: int) -> None:
         update(model, optims, loss, stage.rate * rate(step))
         average.update_parameters(model)
         run.note(loss=loss)
-        if (step + 1) % EXAM_EVERY == 0 or step + 1 == stage.steps:
+        if run.due(EXAM_EVERY):
             exam.sit(run, average.module, {"s4": (4, 1.0), "s12g2": (12, 2.0)})
     average.module.transformer.save_pretrained(out / "teacher" / "transformer")

@@ -4,7 +4,7 @@ VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 RUN := $(VENV)/bin
 
-.PHONY: help setup demo test check fmt bench ladder clean
+.PHONY: help setup demo test check fmt bench bench-run ladder clean
 help:            ## print this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/: .*## / - /; s/:  *## / - /'
 
@@ -33,6 +33,9 @@ fmt: setup       ## format the code
 bench: setup     ## convert a full-size checkpoint and compare (needs 30 GB of disk, half an hour)
 	$(PIP) --editable '.[bench]'
 	$(RUN)/python tools/bench.py
+
+bench-run: setup ## run full-size packs: seconds a step and memory (needs 20 GB of disk, half an hour)
+	$(RUN)/python tools/bench_run.py
 
 ladder: setup    ## score mini-klein and what rounding keeps of it, for docs/quality.md
 	$(RUN)/python tools/ladder.py

@@ -9,8 +9,10 @@ from .demo import demo
 from .diff import diff
 from .doctor import doctor
 from .export import export
+from .generate import generate
 from .inspect import inspect
 from .plan import plan
+from .report import report
 from .score import score
 from .verify import verify
 from .version import __version__
@@ -23,8 +25,10 @@ __all__ = [
     "diff",
     "doctor",
     "export",
+    "generate",
     "inspect",
     "plan",
+    "report",
     "score",
     "verify",
 ]

@@ -12,15 +12,18 @@ from .convert import Converted
 from .demo import Demo, Pictures
 from .diff import PackDiff, worst
 from .doctor import Finding
+from .generate import Generated
 from .inspect import Inspection
 from .manifest import Manifest
 from .plan import Plan
+from .report import Report
+from .report.make import as_data
 from .schema import PlannedTensor, to_json
 from .score import Scored
 from .tables import columns, grouped, megabytes
 from .verify import Verdict
 
-MARKS = {"passed": "ok", "failed": "FAILED", "not run": "not run"}
+MARKS = {"passed": "ok", "failed": "FAILED", "not run": "not run", "measured": "measured"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,3 +245,26 @@ def painted(pictures: Pictures | str) -> Answer:
             "scores": [to_json(m) for m in pictures.scores],
         },
     )
+
+
+def generated(made: Generated) -> Answer:
+    """Where the pictures are, and what making them took."""
+    files = [(str(p.path), f"seed {p.seed}", p.prompt) for p in made.pictures]
+    stages = [(s.name, f"{s.seconds:.1f} s", megabytes(s.peak_bytes)) for s in made.stages]
+    text = [
+        columns(files),
+        f"\nby {made.runner}; memory at most, {megabytes(made.at_rest)} of it before loading",
+        columns(stages, (1, 2)),
+    ]
+    return Answer("\n".join(text), to_json(made))
+
+
+def reported(made: Report) -> Answer:
+    """Where the report is, and what it could not show."""
+    lines = [str(made.out / "report.html")]
+    for pack in made.packs:
+        counts = {s: sum(c.status == s for c in pack.verdict.checks) for s in MARKS}
+        lines.append(f"{pack.name}: " + ", ".join(f"{n} {s}" for s, n in counts.items() if n))
+    if isinstance(made.gallery, str):
+        lines.append(f"no pictures: {made.gallery}")
+    return Answer("\n".join(lines), as_data(made))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pydantic
 
-from .errors import BadInput
+from .errors import BadInput, first_problem
 from .scenes.world import WORLDS, World
 from .schema import PictureSettings
 from .shards import read_json
@@ -52,7 +52,4 @@ def read_benchmark(folder: Path) -> Benchmark:
     try:
         return Benchmark.model_validate(read_json(path))
     except pydantic.ValidationError as e:
-        problem = e.errors()[0]
-        key = ".".join(str(p) for p in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        raise BadInput(f"{key}: {message}", where=str(path), hint="mend the file") from e
+        raise BadInput(first_problem(e), where=str(path), hint="mend the file") from e

@@ -16,10 +16,14 @@ from .demo import demo as run_demo
 from .diff import diff as run_diff
 from .doctor import doctor as run_doctor
 from .export import export as run_export
+from .generate import generate as run_generate
+from .generate import read_prompts
 from .inspect import inspect as run_inspect
 from .manners import Command, common, manners, progress_bar
 from .plan import explain
 from .plan import plan as run_plan
+from .report import report as run_report
+from .runners import RUNNERS
 from .schema import DEFAULT_FORMATS, FORMAT_NAMES, SOLVER_NAMES
 from .score import score as run_score
 from .settings import DEFAULT_SOURCE, MODES
@@ -174,6 +178,7 @@ def inspect(path: str, tensors: bool, **options: Any) -> None:
 @click.argument("pack")
 @click.option("--against", metavar="SOURCE", help="Quantize SOURCE again and compare.")
 @click.option("--level", default="codes", show_default=True, help=f"{', '.join(LEVELS)}.")
+@click.option("--pipeline", metavar="P", help="Text encoder, VAE and so on of a pack [its source].")
 @click.option("--backend", "backends", multiple=True, help=f"{', '.join(BACKENDS)} [all].")
 @click.option("--layers", default=3, show_default=True, help="Layers that each kernel is run on.")
 @click.option("--threads", type=int, metavar="N", help="Threads [all cores].")
@@ -183,7 +188,7 @@ def verify(pack: str, backends: tuple[str, ...], **options: Any) -> None:
 
     \b
     bonsai-quant verify packs --against FLUX.2-klein-4B
-    bonsai-quant verify packs --level kernel
+    bonsai-quant verify packs --level image
     """
     show = manners(options)
     with progress_bar("verifying", show) as progress:
@@ -191,6 +196,57 @@ def verify(pack: str, backends: tuple[str, ...], **options: Any) -> None:
     show(answers.verified(verdict))
     if verdict.failed:
         sys.exit(5)
+
+
+@cli.command()
+@click.argument("place", metavar="PACK_OR_PIPELINE")
+@click.option("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="Repeat for more.")
+@click.option("--prompts", "file", metavar="FILE", help="One prompt a line.")
+@click.option("-o", "--out", required=True, metavar="OUT", help="FILE.png, or a folder for more.")
+@click.option("--seed", "seeds", multiple=True, type=int, metavar="N", help="Repeat for more [0].")
+@click.option("--size", metavar="WxH", help="Multiples of 16 from 64 to 2048 [the pipeline's].")
+@click.option("--image", "images", multiple=True, metavar="FILE", help="A picture to edit.")
+@click.option("--steps", type=int, metavar="N", help="Denoising steps [the pipeline's, 4].")
+@click.option("--backend", default="auto", show_default=True, help=f"{', '.join(RUNNERS)}.")
+@click.option("--pipeline", metavar="P", help="Text encoder, VAE and so on of a pack [its source].")
+@click.option("--max-memory", type=int, metavar="BYTES", help="Refuse if more is needed.")
+@click.option("--unverified", is_flag=True, help="Run a pack whose files are not its manifest's.")
+@click.option("--overwrite", is_flag=True, help="Replace earlier pictures.")
+@common
+def generate(
+    place: str, prompts: tuple[str, ...], file: str | None, seeds: tuple[int, ...], **options: Any
+) -> None:
+    """Paint prompts with a pack or a pipeline.
+
+    \b
+    bonsai-quant generate packs -p "a red circle left of a blue square" -o circle.png
+    bonsai-quant generate packs --prompts list.txt --seed 0 --seed 1 -o pictures
+    """
+    show = manners(options)
+    asked = [*prompts, *(read_prompts(Path(file)) if file else ())]
+    with progress_bar("painting", show, unit=" steps") as progress:
+        made = run_generate(place, asked, seeds=seeds or (0,), progress=progress, **options)
+    show(answers.generated(made))
+
+
+@cli.command()
+@click.argument("packs", nargs=-1, required=True)
+@click.option("-o", "--out", required=True, metavar="FOLDER", help="Where the three files go.")
+@click.option("--against", metavar="SOURCE", help="The full-precision model, to compare with.")
+@click.option("--level", default="codes", show_default=True, help="Of the checks; see verify.")
+@click.option("--pipeline", metavar="P", help="Text encoder, VAE and so on of a pack [its source].")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier report.")
+@common
+def report(packs: tuple[str, ...], **options: Any) -> None:
+    """Write a page about PACKS that needs nothing else: report.html, report.json, layers.csv.
+
+    \b
+    bonsai-quant report ternary binary --against mini-klein -o report
+    """
+    show = manners(options)
+    with progress_bar("reading", show) as progress:
+        made = run_report(packs, progress=progress, **options)
+    show(answers.reported(made))
 
 
 @cli.command()

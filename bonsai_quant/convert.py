@@ -135,7 +135,7 @@ def write_packs(
 
     check_output(out, plan, overwrite=overwrite)
     if not resume:
-        check_room(plan, out)
+        check_room(plan.output_bytes, out)
     with (
         Staging(out, overwrite=overwrite, resume=resume) as staging,
         kept_for_resume(staging),

@@ -8,9 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from .needs import LOOK, RUN, install, installed, missing
-
-MLX_NEEDED = (0, 32, 4)
+from .needs import LOOK, MLX, RUN, install, installed, missing, mlx_is_new
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ def doctor() -> tuple[Finding, ...]:
         ),
         _mlx(),
         _gemlite(),
-        _needs("runner torch: score, the pictures of demo", (*RUN, *LOOK), "run"),
+        _needs("runner torch: generate, score, verify (step, image)", (*RUN, *LOOK), "run"),
         _memory(),
         _disk(),
     )
@@ -44,17 +42,10 @@ def _needs(part: str, packages: tuple[str, ...], extra: str) -> Finding:
 
 
 def _mlx() -> Finding:
-    finding = _needs("verify --level kernel on mlx packs", ("mlx",), "mlx")
-    if not finding.works:
-        return finding
-    numbers = tuple(int(n) for n in (installed("mlx") or "0").split(".")[:3] if n.isdecimal())
-    if numbers < MLX_NEEDED:
-        return Finding(
-            finding.part,
-            False,
-            f"{finding.detail}: aborts on 1-bit packs",
-            "pip install 'mlx>=0.32.4'",
-        )
+    finding = _needs("runner mlx, verify --level kernel on mlx packs", (*MLX, *LOOK), "mlx")
+    version = installed("mlx")
+    if version and not mlx_is_new(version):
+        return Finding(finding.part, False, f"mlx {version}: aborts on 1-bit packs", install("mlx"))
     return finding
 
 

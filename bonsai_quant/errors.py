@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 
 def printable(text: object) -> str:
@@ -11,6 +12,13 @@ def printable(text: object) -> str:
         c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode()
         for c in str(text)
     )
+
+
+def first_problem(e: Any) -> str:
+    """'key: message' of the first thing that a pydantic ValidationError has found."""
+    problem = e.errors()[0]
+    key = ".".join(str(p) for p in problem["loc"])
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 class BonsaiError(Exception):

@@ -6,15 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import manifest as manifests
-from .errors import BadInput, EnvironmentFault, UsageError, VerificationFailed
+from .errors import BadInput, UsageError
+from .integrity import require_whole
 from .pack import Pack, find_packs, open_pack
 from .packwriter import PackWriter
-from .plan import SLACK_BYTES, check_formats, planned_files
+from .plan import check_formats, check_room, planned_files
 from .recipe import Recipe
 from .schema import PackTensor, Progress, no_progress
 from .settings import choose_threads
 from .storage import fs
-from .storage.staging import Staging, check_writable, free_bytes
+from .storage.staging import Staging
 
 
 def export(
@@ -36,9 +37,9 @@ def export(
     workers, _ = choose_threads(threads)
     source, target = the_pack(Path(pack)), Path(out)
     check_free(target, overwrite=overwrite)
-    check_files(source)
+    require_whole(source, hint="convert again")
     _check_apart(source.folder, target)
-    _check_room(source, name, target)
+    check_room(sum(f.size for f in planned_files(source.info, [name])), target)
     with Staging(target, overwrite=overwrite) as staging:
         writer = PackWriter(staging, "", name, source.info, resume=False)
         try:
@@ -69,18 +70,6 @@ def _check_apart(folder: Path, out: Path) -> None:
         )
 
 
-def _check_room(pack: Pack, name: str, out: Path) -> None:
-    check_writable(out)
-    need = sum(f.size for f in planned_files(pack.info, [name])) + SLACK_BYTES
-    have = free_bytes(out.parent)
-    if need > have:
-        raise EnvironmentFault(
-            f"needs {need} bytes, {have} are free",
-            where=str(out),
-            hint="free some space, or choose another disk with -o",
-        )
-
-
 def _copy(pack: Pack, writer: PackWriter, threads: int, progress: Progress) -> None:
     total = sum(t.size for t in pack.info.tensors)
 
@@ -94,14 +83,6 @@ def _copy(pack: Pack, writer: PackWriter, threads: int, progress: Progress) -> N
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(one, pack.info.tensors):
             pass
-
-
-def check_files(pack: Pack) -> None:
-    """Refuse a pack whose files are not those of its manifest: a copy would hide the damage."""
-    from .verify import wrong_files
-
-    if pack.manifest and (problems := wrong_files(pack.folder, pack.manifest)):
-        raise VerificationFailed(problems[0], where=str(pack.folder), hint="convert again")
 
 
 def _provenance(pack: Pack) -> manifests.Provenance:

@@ -101,7 +101,7 @@ def exhibit(
 ) -> Gallery:
     """Paint every picture of the task and judge it. progress: counts pictures."""
     check_packages()
-    from .runners.torch import open_pipeline, paint
+    from .runners.stock import open_pipeline, paint
 
     world, settings = task.benchmark.scenery, task.benchmark.settings
     pipe = open_pipeline(place.name, pipeline=str(place.pipeline))

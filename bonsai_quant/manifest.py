@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from .errors import BadInput, Unsupported
+from .errors import BadInput, Unsupported, first_problem
 from .recipe import Recipe
 from .schema import GROUP, SCHEMA_VERSION, FileRecord, LayerStats, Mode, PackInfo
 from .source import Source
@@ -189,9 +189,7 @@ def read_manifest(folder: Path) -> Manifest:
             )
         manifest = Manifest.model_validate(data)
     except pydantic.ValidationError as e:
-        problem = e.errors()[0]
-        key = ".".join(str(p) for p in problem["loc"])
-        raise BadInput(f"{key}: {problem['msg']}", where=str(path), hint="convert again") from e
+        raise BadInput(first_problem(e), where=str(path), hint="convert again") from e
     except ValueError as e:
         raise BadInput(f"is not JSON: {e}", where=str(path), hint="convert again") from e
     paths = [f.path for f in manifest.files]

@@ -11,6 +11,11 @@ RUN = ("torch", "diffusers", "transformers")
 LOOK = ("pillow",)
 """What drawing and shrinking pictures needs."""
 
+MLX = ("mlx", "mlx-lm", "transformers")
+"""What the mlx runner needs."""
+MLX_SINCE = (0, 32, 4)
+"""Earlier versions of mlx do not raise on 1-bit codes: they end the process."""
+
 
 def installed(name: str) -> str | None:
     """The version of an installed package, without importing it; None if it is not there."""
@@ -35,3 +40,17 @@ def require(names: tuple[str, ...], extra: str) -> None:
     """Refuse to go on without packages."""
     if problem := missing(names):
         raise EnvironmentFault(problem, hint=install(extra))
+
+
+def mlx_is_new(version: str) -> bool:
+    """Whether this version of mlx runs 1-bit codes."""
+    numbers = tuple(int(n) for n in version.split(".")[:3] if n.isdecimal())
+    return numbers >= MLX_SINCE
+
+
+def check_mlx() -> None:
+    """Refuse to go on without MLX, or with one that would end the process."""
+    require(MLX, "mlx")
+    found = installed("mlx") or ""
+    if not mlx_is_new(found):
+        raise EnvironmentFault(f"mlx {found} aborts on 1-bit codes", hint=install("mlx"))

@@ -37,13 +37,17 @@ MARKS = {"bonsai": ".codes", "mlx": ".scales", "gemlite": ".W_q"}
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """An opened pack. stored: name -> where its bytes are. manifest: None in packs of others."""
+    """An opened pack. stored: name -> where its bytes are. manifest: None in packs of others.
+
+    fd: the weight file while `integrity.held` keeps it open; otherwise each read opens it.
+    """
 
     folder: Path
     format: Format
     info: PackInfo
     stored: Mapping[str, StoredTensor]
     manifest: Manifest | None
+    fd: int | None = None
 
     def parts(self, tensor: PackTensor) -> list[np.ndarray]:
         """The stored arrays of a packed layer, in the order of the format's `parts`."""
@@ -74,11 +78,12 @@ class Pack:
 
     def _read(self, name: str) -> np.ndarray:
         stored = self.stored[name]
-        fd, _ = fs.open_regular(stored.path)
+        fd = fs.open_regular(stored.path)[0] if self.fd is None else self.fd
         try:
             data = fs.pread(fd, stored.spec.nbytes, stored.offset, stored.path)
         finally:
-            os.close(fd)
+            if self.fd is None:
+                os.close(fd)
         return np.frombuffer(data, NUMPY_DTYPE[stored.spec.dtype]).reshape(stored.spec.shape)
 
 

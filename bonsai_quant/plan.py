@@ -114,10 +114,10 @@ def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
     return tuple(f for f in FORMAT_NAMES if f in formats)
 
 
-def check_room(plan: Plan, out: Path) -> None:
-    """Refuse before work when the output cannot be created or will not fit."""
+def check_room(n_bytes: int, out: Path) -> None:
+    """Refuse before work when an output of this size cannot be created or will not fit."""
     check_writable(out)
-    need, have = plan.output_bytes + SLACK_BYTES, free_bytes(out)
+    need, have = n_bytes + SLACK_BYTES, free_bytes(out)
     if need > have:
         raise EnvironmentFault(
             f"needs {need} bytes, {have} are free",

@@ -155,5 +155,5 @@ def draw_truth(monkeypatch, wrong) -> None:
             made.append(draw(compose(meaning, SMALL, rng), settings.height))
         return np.stack(made)
 
-    monkeypatch.setattr("bonsai_quant.runners.torch.open_pipeline", lambda place, **_: place)
-    monkeypatch.setattr("bonsai_quant.runners.torch.paint", paint)
+    monkeypatch.setattr("bonsai_quant.runners.stock.open_pipeline", lambda place, **_: place)
+    monkeypatch.setattr("bonsai_quant.runners.stock.paint", paint)

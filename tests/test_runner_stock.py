@@ -14,7 +14,7 @@ from bonsai_quant.benchmark import read_benchmark
 from bonsai_quant.errors import BadInput, BonsaiError, EnvironmentFault, Unsupported, UsageError
 from bonsai_quant.pack import open_pack
 from bonsai_quant.runners.places import locate
-from bonsai_quant.runners.torch import dense_transformer, open_pipeline, paint
+from bonsai_quant.runners.stock import dense_transformer, open_pipeline, paint
 
 PROMPTS = ("a red circle", "two blue crosses", "a small square on a dark background") * 2
 SEEDS = (1, 2, 3, 4, 5, 6)

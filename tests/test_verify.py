@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 
 import models
 import numpy as np
 import pytest
+from forge import exchange, flip, orphan, resign
 
 from bonsai_quant import verify
 from bonsai_quant.pack import open_pack
@@ -19,26 +19,6 @@ def copy(packs, tmp_path):
     """A copy of all packs, to be damaged."""
     shutil.copytree(packs.out, tmp_path / "copy")
     return tmp_path / "copy"
-
-
-def resign(folder):
-    """Make the manifest agree with the files again, as an attacker or a buggy tool would."""
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    for f in manifest["files"]:
-        data = (folder / f["path"]).read_bytes()
-        f["size"], f["sha256"] = len(data), hashlib.sha256(data).hexdigest()
-    path.write_text(json.dumps(manifest))
-
-
-def flip(folder, name, at, mask=0x01):
-    """Flip bits of one byte of a stored tensor."""
-    stored = open_pack(folder).stored[name]
-    with stored.path.open("r+b") as f:
-        f.seek(stored.offset + at)
-        byte = f.read(1)[0]
-        f.seek(stored.offset + at)
-        f.write(bytes([byte ^ mask]))
 
 
 def failures(verdict):
@@ -124,16 +104,39 @@ def test_another_source_is_not_this_one(packs, tmp_path):
 
 def test_swapped_layers_are_found_against_the_source(copy, packs):
     folder = copy / "bonsai"
-    stored = open_pack(folder).stored
-    a, b = (stored[f"transformer_blocks.0.attn.{n}.codes"] for n in ("to_q", "to_k"))
-    data = bytearray(a.path.read_bytes())
-    size = a.spec.nbytes
-    first, second = data[a.offset : a.offset + size], data[b.offset : b.offset + size]
-    data[a.offset : a.offset + size], data[b.offset : b.offset + size] = second, first
-    a.path.write_bytes(data)
+    for part in ("codes", "scales"):
+        exchange(folder, *(f"transformer_blocks.0.attn.{n}.{part}" for n in ("to_q", "to_k")))
     resign(folder)
     ((_, detail),) = failures(verify(folder, against=str(packs.source)))
     assert "transformer_blocks.0.attn.to_k" in detail
+
+
+def test_a_pack_without_a_recipe_is_held_against_its_source_by_likeness(copy, packs):
+    orphan(copy / "mlx")
+    verdict = verify(copy / "mlx", against=str(packs.source))
+    assert not failures(verdict)
+    assert "no recipe to repeat" in verdict.checks[-1].detail
+
+
+@pytest.mark.parametrize("fault", ["layers", "scale", "norm"])
+def test_without_a_recipe_gross_faults_are_named_all_the_same(copy, packs, fault):
+    folder = copy / "bonsai"
+    orphan(folder)
+    if fault == "layers":
+        for part in ("codes", "scales"):
+            exchange(folder, *(f"transformer_blocks.0.attn.{n}.{part}" for n in ("to_q", "to_k")))
+        expected = "transformer_blocks.0.attn.to_k.weight: has a cosine of"
+    elif fault == "scale":
+        flip(folder, "transformer_blocks.0.attn.to_q.scales", 1, 0x10)  # times or over 16
+        expected = "transformer_blocks.0.attn.to_q.weight: row 0, group 0: scale"
+    else:
+        half = open_pack(folder).stored["norm_out.linear.weight"].spec.nbytes // 2
+        name = "norm_out.linear.weight"
+        exchange(folder, (name, 0, half), (name, half, None))
+        expected = "norm_out.linear.weight: has a cosine of"
+    ((level, detail),) = failures(verify(folder, against=str(packs.source)))
+    assert level == "codes"
+    assert detail.startswith(expected)
 
 
 def test_a_pack_without_our_manifest_is_checked_as_far_as_it_goes(copy):
@@ -152,9 +155,9 @@ def test_the_command_line_exits_with_5(copy, run):
     assert json.loads(result.out)["failed"] is True
 
 
-def test_levels_that_are_not_there_are_not_claimed(packs, run):
-    result = run("verify", packs.out, "--level", "image")
-    assert (result.code, "not there yet" in result.err) == (4, True)
+def test_levels_that_are_not_there_are_named(packs, run):
+    result = run("verify", packs.out, "--level", "soul")
+    assert (result.code, "unknown level 'soul'" in result.err) == (2, True)
 
 
 def test_kernels_run_on_the_packed_layers(packs):

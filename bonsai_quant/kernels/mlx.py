@@ -7,21 +7,19 @@ and in bf16, as it runs on a device, whose limit is loose: the CPU kernel also s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..needs import MLX_SINCE, install, mlx_is_new
 from .probe import GROUP, dot_limit, probe_rows, product, relative, worst
 from .result import KernelCheck, installed
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
-ONE_BIT_SINCE = "0.32.4"
-"""Earlier versions do not raise on bits=1: they end the process."""
 BLOCK_WEIGHTS = 1 << 22
 """Weights dequantized at a time: 16 MiB of float32."""
 F32_UNIT = 2.0**-24
@@ -76,18 +74,14 @@ def _cannot_run(version: str | None, bits: int) -> str:
     """Why MLX cannot be called here; empty if it can."""
     if version is None:
         return "mlx is not installed: pip install 'mlx>=0.32.4' (on Linux 'mlx[cpu]>=0.32.4')"
-    if bits == 1 and _numbers(version) < _numbers(ONE_BIT_SINCE):
-        return f"mlx {version} ends the process on 1 bit: pip install 'mlx>={ONE_BIT_SINCE}'"
+    if bits == 1 and not mlx_is_new(version):
+        newer = ".".join(map(str, MLX_SINCE))
+        return f"mlx {version} ends the process on 1 bit, {newer} does not: {install('mlx')}"
     try:
         import mlx.core  # noqa: F401
     except ImportError as error:
         return f"mlx {version} does not import ({error}): on Linux pip install 'mlx[cpu]'"
     return ""
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """'0.32.4.dev1' -> (0, 32, 4)."""
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 def _malformed(layer: MlxLayer, reference: np.ndarray) -> str:

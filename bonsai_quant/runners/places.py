@@ -27,30 +27,84 @@ PARTS = {
     "vae": ("AutoencoderKLFlux2",),
 }  # fmt: skip
 """The parts of a pipeline, and the classes that may hold each."""
+FOLDERS = {
+    "scheduler": ("scheduler",),
+    "text_encoder": ("text_encoder", "text_encoder-mlx-4bit", "text_encoder-hqq-4bit"),
+    "tokenizer": ("tokenizer", "text_encoder-hqq-4bit/tokenizer"),
+    "transformer": ("transformer",),
+    "vae": ("vae",),
+}
+"""Where each part may be: in a pipeline, or in a pack that is a complete deployment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What is to be run. pipeline: its folder; with a pack, the pack replaces its transformer."""
+    """What is to be run. pipeline: the folder of its parts; a pack replaces the transformer there.
+
+    unverified: run a pack whose bytes are not those of its manifest, too.
+    """
 
     name: str
     pipeline: Path
     pack: Pack | None
+    unverified: bool = False
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the model needs no guidance, and takes none; Klein's packs do not say, and do."""
+        index = self.pipeline / INDEX
+        said = read_json(index) if index.is_file() else {}
+        return said.get("is_distilled", "_class_name" not in said) is True
+
+    def part(self, name: str) -> Path:
+        """The folder of a part."""
+        folders = [self.pipeline / f for f in FOLDERS[name]]
+        found = next((f for f in folders if f.is_dir()), None)
+        if found is None:
+            raise BadInput(
+                f"has no {name}", where=str(self.pipeline), hint="pass --pipeline FOLDER"
+            )
+        return found
+
+    @property
+    def channels(self) -> int:
+        """Channels of a token of the picture."""
+        return int(self.config["in_channels"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The transformer's."""
+        if self.pack is not None:
+            return self.pack.info.config
+        path = self.part("transformer") / "config.json"
+        said = read_json(path)
+        if not isinstance(said, dict) or not isinstance(said.get("in_channels"), int):
+            raise BadInput("has no in_channels", where=str(path), hint="fetch the pipeline again")
+        return said
 
 
 def locate(place: str, *, pipeline: str | None = None, spare: str | None = None) -> Place:
     """A pipeline's folder, a shipped name, or a pack in any format.
 
-    The other parts of a pack come from `pipeline`, else from the source that its manifest names,
-    else from `spare`.
+    The other parts of a pack come from `pipeline`, else from the pack itself if it brings them,
+    else from the source that its manifest names, else from `spare`.
     """
     path = Path(place)
     packs = [] if not place or (path / INDEX).exists() else find_packs(path)
     if not packs:
         return Place(place, find_pipeline(place), None)
     pack = open_pack(packs[0])
-    folder = find_pipeline(pipeline) if pipeline else _source_of(pack) or _given(spare, pack)
-    return Place(place, folder, pack)
+    if pipeline:
+        return Place(place, find_pipeline(pipeline), pack)
+    if _is_complete(pack.folder):
+        return Place(place, pack.folder, pack)
+    return Place(place, _source_of(pack) or _given(spare, pack), pack)
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a pack's folder brings the other parts; a scheduler's settings are Klein's anyway."""
+    parts = ("text_encoder", "tokenizer", "vae")
+    return all(any((folder / f).is_dir() for f in FOLDERS[part]) for part in parts)
 
 
 def _source_of(pack: Pack) -> Path | None:

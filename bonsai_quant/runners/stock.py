@@ -1,6 +1,6 @@
-"""The reference runner: diffusers' own pipeline and transformer, in float32.
+"""Stock diffusers on a pack's decoded weights: the yardstick of every runner, in float32.
 
-A pack is decoded to dense weights, so what is run is what every format says, bit for bit.
+Many pictures at once, everything in memory. What is run is what every format says, bit for bit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dense import weights
-from ..errors import BadInput, EnvironmentFault
+from ..errors import BadInput, EnvironmentFault, UsageError
 from ..needs import RUN, install, require
 from ..pack import Pack
 from ..schema import PictureSettings
@@ -39,8 +39,14 @@ def open_pipeline(place: str | Path, *, pipeline: str | None = None) -> Flux2Kle
     from diffusers import Flux2KleinPipeline
 
     found = locate(str(place), pipeline=pipeline)
+    if found.pack is not None and found.pipeline == found.pack.folder:
+        raise UsageError(
+            "its text encoder is quantized for its own runner, and diffusers needs the original",
+            where=found.name,
+            hint="pass --pipeline FOLDER",
+        )
     given = {} if found.pack is None else {"transformer": dense_transformer(found.pack)}
-    with _quiet():
+    with quiet():
         try:
             pipe = Flux2KleinPipeline.from_pretrained(
                 found.pipeline, local_files_only=True, use_safetensors=True, **given
@@ -118,7 +124,7 @@ def _as_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars of diffusers and transformers while they load."""
     from diffusers.utils import logging as diffusers
     from transformers.utils import logging as transformers

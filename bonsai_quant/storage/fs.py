@@ -131,14 +131,19 @@ def read_small(path: Path, limit: int = 16 << 20) -> bytes:
 
 def sha256_file(path: Path) -> tuple[int, str]:
     """Size in bytes and hex sha256 of a file, in bounded memory."""
-    fd, info = open_regular(path)
-    digest = hashlib.sha256()
+    fd, _ = open_regular(path)
     try:
-        for start in range(0, info.st_size, CHUNK):
-            digest.update(pread(fd, min(CHUNK, info.st_size - start), start, path))
+        return sha256_fd(fd, path)
     finally:
         os.close(fd)
-    return info.st_size, digest.hexdigest()
+
+
+def sha256_fd(fd: int, path: object) -> tuple[int, str]:
+    """The same of an open file; its position does not move."""
+    digest, size = hashlib.sha256(), os.fstat(fd).st_size
+    for start in range(0, size, CHUNK):
+        digest.update(pread(fd, min(CHUNK, size - start), start, path))
+    return size, digest.hexdigest()
 
 
 def create(dir_fd: int, name: str, path: object) -> int:

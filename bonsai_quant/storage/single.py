@@ -11,6 +11,12 @@ from . import fs
 from .folder import open_folder
 
 
+def make_folder(path: Path) -> None:
+    """The folder and those above it, where they are missing."""
+    with fs.explained(path, "making the folder"):
+        fs._do("mkdir", os.makedirs, path, exist_ok=True)
+
+
 def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
     """Write beside the target and rename. overwrite: replace what is there, else refuse."""
     part = f".{path.name[:200]}.{os.getpid()}.part"

@@ -1,0 +1,1 @@
+"""What `verify` proves, a file per level."""

@@ -1,0 +1,147 @@
+"""Level codes: legal values, the same weights in every format, and the source's quantized again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import BonsaiError
+from ..pack import Pack
+from ..recipe import Recipe
+from ..schema import PackInfo, PackTensor, Progress
+from .check import Check
+from .likeness import unlike
+
+if TYPE_CHECKING:
+    from ..assembly import Finished
+
+ROWS = 1024
+"""Rows decoded to float32 at a time."""
+
+
+def check_codes(packs: Sequence[Pack], threads: int, progress: Progress) -> list[Check]:
+    """Every pack alone, and each against the first: the same float32 weights, bit for bit."""
+    checks = []
+    for pack in packs:
+        other = packs[0] if pack is not packs[0] else None
+        subject = pack.folder.name + (f" = {other.folder.name}" if other else "")
+        problem = _first_problem(pack, other, threads, progress)
+        detail = problem or f"{len(pack.info.packed)} packed and {len(pack.info.kept)} kept tensors"
+        checks.append(Check("codes", subject, "failed" if problem else "passed", detail))
+    return checks
+
+
+def _first_problem(pack: Pack, other: Pack | None, threads: int, progress: Progress) -> str:
+    """The first illegal or differing tensor, in name order; '' when there is none."""
+    if other and [(t.name, t.shape) for t in pack.info.tensors] != [
+        (t.name, t.shape) for t in other.info.tensors
+    ]:
+        return f"{pack.folder} and {other.folder} hold different tensors"
+
+    total = sum(t.size for t in pack.info.tensors)
+
+    def one(tensor: PackTensor) -> str:
+        try:
+            problem = _differs(pack, other, tensor)
+        except BonsaiError as e:
+            return str(e)
+        progress(tensor.size, 1, total)
+        return problem
+
+    with ThreadPoolExecutor(threads) as pool:
+        return next((p for p in pool.map(one, pack.info.tensors) if p), "")
+
+
+def _differs(pack: Pack, other: Pack | None, tensor: PackTensor) -> str:
+    if not tensor.packed:
+        values = pack.kept(tensor)
+        if other is None or np.array_equal(
+            values.view(np.uint16), other.kept(tensor).view(np.uint16)
+        ):
+            return ""
+        return f"{tensor.name}: kept values differ from {other.folder.name}"
+    mine = pack.parts(tensor)
+    layer = pack.layer(tensor, mine)
+    if other is None:
+        return ""
+    theirs = other.parts(tensor)
+    other_layer = other.layer(tensor, theirs)
+    for start in range(0, tensor.shape[0], ROWS):
+        stop = min(start + ROWS, tensor.shape[0])
+        a = pack.format.dense(layer, mine, start, stop)
+        b = other.format.dense(other_layer, theirs, start, stop)
+        wrong = a.view(np.uint32) != b.view(np.uint32)
+        if wrong.any():
+            row, column = (int(i) for i in np.argwhere(wrong)[0])
+            return (
+                f"{tensor.name}: row {start + row}, column {column}: {a[row, column]:g}, but "
+                f"{b[row, column]:g} in {other.folder.name}"
+            )
+    return ""
+
+
+def check_against(pack: Pack, source: str, threads: int | None, progress: Progress) -> Check:
+    """Quantize the source again, with the recipe that the manifest names.
+
+    A pack without a recipe is held against the source's weights by their likeness.
+    """
+    from ..checks import Checks
+    from ..pipeline import run
+    from ..plan import plan
+
+    subject = f"{pack.folder.name} = {source}"
+    known = pack.manifest is not None and bool(pack.manifest.source.files)
+    recipe = Recipe.model_validate(pack.manifest.recipe) if pack.manifest and known else None
+    work = plan(source, recipe=recipe, mode=None if known else pack.info.mode, threads=threads)
+    if _inventory(work.info) != _inventory(pack.info):
+        return Check("codes", subject, "failed", "the source holds other tensors")
+    problems: dict[str, str] = {}
+    cosines: dict[str, float] = {}
+    lock = threading.Lock()
+
+    def compare(finished: Finished) -> None:
+        name = finished.planned.tensor.name
+        if known:
+            cosine, problem = 1.0, _differs_from(pack, finished)
+        else:
+            cosine, problem = unlike(pack, finished)
+        with lock:
+            cosines[name] = cosine
+            if problem:
+                problems[name] = problem
+
+    run(work, compare, checks=Checks(zeros=False, magnitudes=False), progress=progress)
+    if problems:
+        name = min(problems)
+        return Check("codes", subject, "failed", f"{name}: {problems[name]}")
+    if known:
+        return Check("codes", subject, "passed", "quantized again: the same codes and values")
+    name = min(cosines, key=lambda n: cosines[n])
+    detail = f"no recipe to repeat; every tensor resembles the source's, {name} least of all"
+    return Check("codes", subject, "passed", f"{detail}: cosine {cosines[name]:.3f}")
+
+
+def _inventory(info: PackInfo) -> list[tuple[str, tuple[int, ...], bool]]:
+    return [(t.name, t.shape, t.packed) for t in info.tensors]
+
+
+def _differs_from(pack: Pack, finished: Finished) -> str:
+    tensor = finished.planned.tensor
+    if finished.kept is not None:
+        same = np.array_equal(pack.kept(tensor).view(np.uint16), finished.kept.view(np.uint16))
+        return "" if same else "kept values are not those of the source"
+    assert finished.layer is not None
+    layer = pack.layer(tensor)
+    for what, mine, theirs in (
+        ("code byte", layer.codes, finished.layer.codes),
+        ("scale", layer.scales, finished.layer.scales),
+    ):
+        wrong = mine != theirs
+        if wrong.any():
+            row, at = (int(i) for i in np.argwhere(wrong)[0])
+            return f"row {row}, {what} {at}: {mine[row, at]}, expected {theirs[row, at]}"
+    return ""

@@ -1,0 +1,90 @@
+"""Level image: the same prompts and seeds painted by every backend, and by the source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BonsaiError
+from ..pack import Pack
+from ..runners import open_runner
+from ..runners.places import Place, locate
+from ..runners.runner import Painting, paint
+from .check import Check
+from .pictures import PROMPTS, SEEDS, apart, place_of, room_for, runners, settings_of
+
+LEAST_PSNR = 35.0
+"""Decibels between two runners of the same pack: an error of 4.5 of 255, which nobody sees.
+
+Rounding to 8 bits alone gives 59 dB, float32 sums in another order 80 and more.
+"""
+
+
+def check_images(
+    packs: Sequence[Pack], backends: Sequence[str], pipeline: str | None, against: str | None
+) -> list[Check]:
+    """Stock diffusers on dense decoded weights is the yardstick of every backend."""
+
+    def find(pack: Pack) -> Place:
+        return place_of(pack, pipeline, against)
+
+    try:
+        place = find(packs[0])
+        yardstick = _dense_pictures(packs[0], place)
+    except BonsaiError as e:
+        return [Check("image", packs[0].folder.name, "not run", str(e))]
+    able, checks = runners(packs, backends, find, "image")
+    painted: list[Painting] = []
+    for runner in able:
+        made = paint(runner, PROMPTS, SEEDS, settings_of(place))
+        painted.append(made)
+        found = min(psnr(a, b) for a, b in zip(made.pictures, yardstick, strict=True))
+        pack = runner.place.pack
+        checks.append(
+            Check(
+                "image",
+                f"{pack.folder.name if pack else ''}: {runner.name} = dense decoded in diffusers",
+                "passed" if found >= LEAST_PSNR else "failed",
+                f"{found:.1f} dB at least over {len(PROMPTS)} pictures, {LEAST_PSNR:g} are asked",
+                {"psnr": found, "limit": LEAST_PSNR},
+            )
+        )
+    if against and painted:
+        checks.append(_against_source(packs[0], against, painted[0]))
+    return checks
+
+
+def _dense_pictures(pack: Pack, place: Place) -> NDArray[np.uint8]:
+    from ..runners import stock
+
+    room_for(4 * sum(t.size for t in pack.info.tensors), "the dense transformer in float32")
+    pipe = stock.open_pipeline(pack.folder, pipeline=str(place.pipeline))
+    return stock.paint(pipe, PROMPTS, SEEDS, settings_of(place), batch=1)
+
+
+def _against_source(pack: Pack, against: str, mine: Painting) -> Check:
+    source = locate(against)
+    theirs = paint(open_runner(source, "torch"), PROMPTS, SEEDS, settings_of(source))
+    others = np.roll(theirs.pictures, 1, axis=0)
+    near, chance = (
+        float(np.mean([psnr(a, b) for a, b in zip(mine.pictures, those, strict=True)]))
+        for those in (theirs.pictures, others)
+    )
+    latents = apart(mine.latents, theirs.latents)
+    return Check(
+        "image",
+        f"{pack.folder.name} ~ {against}",
+        "measured",
+        f"{near:.1f} dB to the source's picture of the same prompt and seed, {chance:.1f} dB "
+        f"to another's; latents {latents:.3f} apart",
+        {"psnr": near, "psnr_of_others": chance, "latents": latents},
+    )
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """10 log10(255^2 / mean squared difference) of two pictures; 99 where they are equal."""
+    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
+    return min(99.0, 10 * math.log10(255**2 / error)) if error else 99.0

@@ -1,0 +1,161 @@
+"""A report on packs: one page that needs nothing else, the same as JSON, and every layer as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadInput, BonsaiError, OutputExists
+from ..inspect import inspect
+from ..levels.images import psnr
+from ..levels.pictures import PROMPTS, SEEDS, settings_of
+from ..manifest import Manifest
+from ..needs import LOOK, RUN, missing
+from ..pack import Pack, find_packs, open_pack
+from ..runners import open_runner
+from ..runners.places import locate
+from ..runners.runner import paint
+from ..schema import SCHEMA_VERSION, Progress, no_progress, to_json
+from ..storage.single import make_folder, write_file
+from ..verify import verify
+from ..version import TOOL, __version__
+from .page import render
+from .records import Gallery, PackReport, Report
+from .survey import survey
+
+PAGE, DATA, TABLE = "report.html", "report.json", "layers.csv"
+
+
+def report(
+    packs: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path,
+    against: str | None = None,
+    pipeline: str | None = None,
+    level: str = "codes",
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> Report:
+    """Survey and verify packs, paint with them, and write report.html, report.json, layers.csv.
+
+    packs: one folder or several, say the ternary and the binary pack of one source.
+    against: that source, for `verify` and for the pictures.  out: a folder.
+    level: of `verify`.  progress: of weights surveyed.
+    """
+    places = [packs] if isinstance(packs, str | Path) else list(packs)
+    folder = Path(out)
+    for name in (PAGE, DATA, TABLE):
+        if (folder / name).exists() and not overwrite:
+            raise OutputExists("exists already", where=(folder, name), hint="pass --overwrite")
+    made = tuple(_look_at(Path(p), against, pipeline, level, progress) for p in places)
+    gallery = _paint([str(p) for p in places], against, pipeline)
+    result = Report(made, against, gallery, folder)
+    data = json.dumps(as_data(result), indent=2, sort_keys=True).encode() + b"\n"
+    made_files = {TABLE: as_csv(result), DATA: data, PAGE: render(result).encode()}
+    make_folder(folder)
+    for name, content in made_files.items():
+        write_file(folder / name, content, overwrite=overwrite)
+    return result
+
+
+def _look_at(
+    place: Path, against: str | None, pipeline: str | None, level: str, progress: Progress
+) -> PackReport:
+    folders = find_packs(place)
+    if not folders:
+        raise BadInput(
+            "holds no pack", where=str(place), hint="give a folder made by `bonsai-quant convert`"
+        )
+    verdict = verify(place, level=level, against=against, pipeline=pipeline)
+    opened = [open_pack(f) for f in folders]
+    first = opened[0]
+    facts = next(iter(inspect(first.folder))).facts
+    return PackReport(
+        place.name, first.info.mode, facts, tuple(_size(p) for p in opened),
+        survey(first, progress), verdict, first.manifest, rebuild(first.manifest, against),
+    )  # fmt: skip
+
+
+def _size(pack: Pack) -> tuple[str, int, int]:
+    data = sum(t.spec.nbytes for t in pack.stored.values())
+    return pack.format.name, pack.path.stat().st_size, data
+
+
+def rebuild(manifest: Manifest | None, source: str | None) -> str:
+    """The command that makes a pack again from its recipe; layers of their own need the file."""
+    if manifest is None or not manifest.source.files:
+        return ""
+    said = manifest.source
+    name = f"{said.id}@{said.revision}" if said.id and said.revision else said.id
+    words = ["bonsai-quant", "convert", name or source or "SOURCE", "--mode", manifest.mode]
+    words += ["--solver", str(manifest.recipe.get("solver", "exact"))]
+    if manifest.recipe.get("layers"):
+        words += ["--recipe", "recipe.yaml"]
+    return shlex.join([*words, "-o", "packs"])
+
+
+def _paint(places: Sequence[str], against: str | None, pipeline: str | None) -> Gallery | str:
+    """The same prompts and seeds with the source and every pack; or why it cannot be done here."""
+    if problem := missing((*RUN, *LOOK)):
+        return problem
+    names = [*([against] if against else []), *places]
+    pictures = []
+    try:
+        for name in names:
+            place = locate(name, pipeline=pipeline, spare=against)
+            pictures.append(
+                paint(open_runner(place, "torch"), PROMPTS, SEEDS, settings_of(place)).pictures
+            )
+    except BonsaiError as e:
+        return str(e)
+    decibels = [
+        tuple(psnr(a, b) for a, b in zip(p, pictures[0], strict=True))
+        for p in (pictures[1:] if against else ())
+    ]
+    labels = [Path(n).name or n for n in names]
+    return Gallery(tuple(labels), PROMPTS, np.stack(pictures), tuple(decibels))
+
+
+def as_csv(made: Report) -> bytes:
+    """Every packed layer of every pack, one a line."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["pack", "mode", "layer", "out", "in", "relative_error", "zero_share",
+                     "scale_median", "scale_min", "scale_max"])  # fmt: skip
+    for pack in made.packs:
+        for s in pack.survey.layers:
+            numbers = (s.relative_error, s.zero_share, s.scale_median, s.scale_min, s.scale_max)
+            cells = ["" if n is None else f"{n:.9g}" for n in numbers]
+            writer.writerow([pack.name, pack.mode, s.name, *s.shape, *cells])
+    return text.getvalue().encode()
+
+
+def as_data(made: Report) -> dict[str, Any]:
+    """The report without its pictures, as plain JSON."""
+    gallery: dict[str, Any] = {"not_painted": made.gallery}
+    if isinstance(made.gallery, Gallery):
+        gallery = {"models": list(made.gallery.models), "prompts": list(made.gallery.prompts),
+                   "decibels_to_source": [list(d) for d in made.gallery.decibels]}  # fmt: skip
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "made_by": f"{TOOL} {__version__}",
+        "source": made.source,
+        "packs": [_pack_data(p) for p in made.packs],
+        "gallery": gallery,
+    }
+
+
+def _pack_data(pack: PackReport) -> dict[str, Any]:
+    sizes = [{"format": f, "weight_file": n, "tensor_data": d} for f, n, d in pack.sizes]
+    return {
+        "name": pack.name, "mode": pack.mode, "facts": dict(pack.facts), "sizes": sizes,
+        "rebuild": pack.rebuild, "survey": to_json(pack.survey), "verify": to_json(pack.verdict),
+        "manifest": pack.manifest.model_dump(mode="json") if pack.manifest else None,
+    }  # fmt: skip

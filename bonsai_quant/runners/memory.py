@@ -1,0 +1,47 @@
+"""How much memory a stage takes: the most of many looks, while it runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+LOOK_EVERY = 0.02
+
+
+def resident() -> int:
+    """Bytes of this process in memory, libraries included."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+class Meter:
+    """`with Meter(look) as m`: afterwards m.peak is the most that `look` gave, m.seconds the time.
+
+    look: bytes in use now.
+    """
+
+    def __init__(self, look: Callable[[], int]) -> None:
+        self._look, self._done = look, threading.Event()
+        self.peak, self.seconds = 0, 0.0
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Meter:
+        self._started = time.perf_counter()
+        self.peak = self._look()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.seconds = time.perf_counter() - self._started
+        self._done.set()
+        self._thread.join()
+        self.peak = max(self.peak, self._look())
+
+    def _watch(self) -> None:
+        while not self._done.wait(LOOK_EVERY):
+            self.peak = max(self.peak, self._look())

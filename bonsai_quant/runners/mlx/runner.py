@@ -1,0 +1,160 @@
+"""The MLX runner itself: which part is in memory when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import BadInput, Unsupported
+from ...integrity import held
+from ...needs import check_mlx
+from .. import memory
+from ..places import Place
+from ..references import Reference, places, with_references
+from ..sampling import Latents, Velocity, check_scheduler
+from ..words import load_tokenizer
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+    from .autoencoder import Autoencoder
+
+ENCODER, DECODER = ("encoder.", "quant_conv."), ("decoder.", "post_quant_conv.")
+"""What the weights of either half of an autoencoder begin with."""
+
+
+class MlxRunner:
+    """Runs a pack in any format with MLX: in bfloat16 on Apple's GPU, in float32 on a CPU."""
+
+    name = "mlx"
+
+    def __init__(self, place: Place) -> None:
+        check_mlx()
+        if place.pack is None:
+            raise Unsupported(
+                "is not a pack, and the mlx runner runs packs",
+                where=place.name,
+                hint="pass --backend torch",
+            )
+        check_scheduler(place.pipeline)
+        import mlx.core as mx
+
+        self.place, self.pack = place, place.pack
+        self.on_gpu = mx.default_device() == mx.gpu
+        self.dtype = mx.bfloat16 if self.on_gpu else mx.float32
+        self.computes = "bfloat16" if self.on_gpu else "float32"
+
+    def encode(self, prompts: Sequence[str], length: int) -> NDArray[np.float32]:
+        """Hidden states of the prompts [n, length, width], by mlx-lm's Qwen3."""
+        from . import text
+
+        words = load_tokenizer(self.place.part("tokenizer"))
+        folder = self.place.part("text_encoder")
+        if folder.name.startswith("text_encoder-hqq"):
+            raise Unsupported(
+                "is quantized for CUDA", where=str(folder), hint="pass --pipeline FOLDER"
+            )
+        with self._loading(folder):
+            model = text.load(folder, self.dtype)
+        ids, real = text.tokens(words, prompts, length)
+        states = [
+            text.hidden_states(model, ids[i : i + 1], real[i : i + 1], self.dtype)
+            for i in range(len(ids))
+        ]
+        del model
+        self._forget()
+        return np.concatenate(states)
+
+    def look(self, images: Sequence[NDArray[np.float32]]) -> list[Reference]:
+        """Latents of pictures, by the autoencoder's encoder in float32."""
+        import mlx.core as mx
+
+        with self._autoencoder(ENCODER) as model:
+            return [self._numbers(model.encode(mx.array(image)[None]))[0] for image in images]
+
+    @contextmanager
+    def transformer(self, references: Sequence[Reference] = ()) -> Iterator[Velocity]:
+        """The transformer with the pack's codes as they are."""
+        from .linear import load
+        from .transformer import Transformer
+
+        with held(self.pack, check=not self.place.unverified) as pack:
+            parts = load(pack, self.dtype)
+        model = Transformer(self.pack.info.config, parts)
+
+        def velocity(z: Latents, sigma: float, captions: NDArray[np.float32]) -> Latents:
+            tokens = self._array(with_references(z, references))
+            rows, columns = z.shape[1:3]
+            where = places(rows, columns, references)
+            v = self._numbers(model(tokens, where, sigma, self._array(captions)))
+            return v[:, : rows * columns].reshape(z.shape)
+
+        try:
+            yield velocity
+        finally:
+            parts.clear()
+            self._forget()
+
+    @contextmanager
+    def decoder(self) -> Iterator[Callable[[Latents], NDArray[np.float32]]]:
+        """The autoencoder's decoder, in float32 everywhere."""
+        import mlx.core as mx
+
+        with self._autoencoder(DECODER) as model:
+            yield lambda latents: self._numbers(model.decode(mx.array(latents)))
+
+    @contextmanager
+    def _autoencoder(self, half: tuple[str, ...]) -> Iterator[Autoencoder]:
+        import mlx.core as mx
+
+        from .autoencoder import Autoencoder
+
+        folder = self.place.part("vae")
+        with self._loading(folder):
+            model = Autoencoder(folder, half, mx.float32)
+        try:
+            yield model
+        finally:
+            model.weights.clear()
+            self._forget()
+
+    def active_bytes(self) -> int:
+        """What MLX holds on the GPU, or what the process holds."""
+        import mlx.core as mx
+
+        return int(mx.get_active_memory()) if self.on_gpu else memory.resident()
+
+    def _array(self, values: NDArray[np.float32]) -> mx.array:
+        import mlx.core as mx
+
+        return mx.array(np.ascontiguousarray(values)).astype(self.dtype)
+
+    def _numbers(self, values: Any) -> NDArray[np.float32]:
+        import mlx.core as mx
+
+        return np.array(values.astype(mx.float32))
+
+    def _forget(self) -> None:
+        import gc
+
+        import mlx.core as mx
+
+        gc.collect()
+        mx.clear_cache()
+
+    @contextmanager
+    def _loading(self, folder: Path) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
+            reason = " ".join(str(e).split())[:300]
+            raise BadInput(
+                f"MLX cannot load it: {reason}",
+                where=str(folder),
+                hint="fetch the pipeline again",
+            ) from e

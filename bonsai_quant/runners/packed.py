@@ -1,0 +1,156 @@
+"""diffusers' own transformer with a pack's codes in place of its weights, in torch.
+
+Weights exist in float32 for a few rows of one layer at a time, so that memory stays near the
+pack's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..dense import affine
+from ..errors import BadInput
+from ..pack import Pack
+
+if TYPE_CHECKING:
+    from diffusers import Flux2Transformer2DModel
+
+AT_ONCE = 1 << 22
+"""Weights decoded at a time: 16 MiB of float32."""
+GROUP = 128
+
+
+class RowsLinear(nn.Module):  # type: ignore[misc]
+    """x [..., in] -> x W' [..., out], W by some rows at a time."""
+
+    def __init__(self, out_features: int, in_features: int) -> None:
+        super().__init__()
+        self.out_features, self.in_features = out_features, in_features
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of the weight as float32 [rows, in]."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The product, in x's dtype."""
+        y = x.new_empty(*x.shape[:-1], self.out_features)
+        step = max(1, AT_ONCE // self.in_features)
+        for start in range(0, self.out_features, step):
+            stop = min(start + step, self.out_features)
+            y[..., start:stop] = functional.linear(x, self.rows(start, stop).to(x.dtype))
+        return y
+
+
+class PackedLinear(RowsLinear):
+    """codes: [out, in * bits / 8] uint8.  scales: [out, in / 128] float16."""
+
+    def __init__(self, codes: torch.Tensor, scales: torch.Tensor, bits: int) -> None:
+        super().__init__(len(codes), scales.shape[1] * GROUP)
+        self.bits = bits
+        self.register_buffer("codes", codes)
+        self.register_buffer("scales", scales)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """s * t."""
+        codes, scales = self.codes[start:stop], self.scales[start:stop].float()
+        if codes.device.type != "cpu":
+            return _decode(codes, scales, self.bits)
+        s = scales.numpy()
+        return torch.from_numpy(
+            affine(codes.numpy(), self.bits, s if self.bits == 2 else 2 * s, -s)
+        )
+
+
+class KeptLinear(RowsLinear):
+    """weight: [out, in] in 16 bits, as it is stored."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__(*weight.shape)
+        self.register_buffer("weight", weight)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """The stored numbers."""
+        return self.weight[start:stop].float()
+
+
+class KeptEmbedding(nn.Module):  # type: ignore[misc]
+    """weight: [words, width] in 16 bits; looked up and then made float32."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """ids [...] -> [..., width]."""
+        return functional.embedding(ids, self.weight).float()
+
+
+def keep_small(model: nn.Module) -> nn.Module:
+    """Let a model in 16 bits compute in float32, its linears' weights a few rows at a time."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and module.bias is None:
+            model.set_submodule(name, KeptLinear(module.weight.detach()))
+        elif isinstance(module, nn.Embedding):
+            model.set_submodule(name, KeptEmbedding(module.weight.detach()))
+    for module in model.modules():
+        for kind in (module._parameters, module._buffers):
+            large = isinstance(module, RowsLinear | KeptEmbedding)
+            for name, value in kind.items():
+                if not large and value is not None and value.is_floating_point():
+                    kind[name] = _in_float(value)
+    return model
+
+
+def _in_float(value: torch.Tensor) -> torch.Tensor:
+    wide = value.detach().float()
+    return nn.Parameter(wide, requires_grad=False) if isinstance(value, nn.Parameter) else wide
+
+
+def _decode(codes: torch.Tensor, scales: torch.Tensor, bits: int) -> torch.Tensor:
+    """The same in torch, for a device: codes [rows, bytes], scales [rows, groups] -> [rows, in]."""
+    shifts = torch.arange(0, 8, bits, device=codes.device, dtype=torch.uint8)
+    digits = ((codes[..., None] >> shifts) & (2**bits - 1)).view(*scales.shape, GROUP).float()
+    levels = digits - 1 if bits == 2 else 2 * digits - 1
+    return (levels * scales[..., None]).flatten(1)
+
+
+def packed_transformer(pack: Pack) -> Flux2Transformer2DModel:
+    """The model of a pack, its big linears held as the pack holds them."""
+    from diffusers import Flux2Transformer2DModel
+
+    with torch.device("meta"):
+        model = Flux2Transformer2DModel.from_config(pack.info.config)
+    for name, part in _parts(pack):
+        try:
+            if isinstance(part, nn.Parameter):
+                model.get_submodule(name).weight = part
+            else:
+                model.set_submodule(name, part)
+        except AttributeError as e:
+            raise BadInput(
+                f"its config has no {name}", where=str(pack.folder), hint="convert again"
+            ) from e
+    left = [n for n, p in model.named_parameters() if p.is_meta]
+    if left:
+        raise BadInput(f"lacks {left[0]}", where=str(pack.folder), hint="convert again")
+    return model.eval().requires_grad_(False)
+
+
+def _parts(pack: Pack) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
+    for t in pack.info.tensors:
+        if t.packed:
+            layer = pack.layer(t)
+            codes, scales = (torch.from_numpy(np.array(a)) for a in (layer.codes, layer.scales))
+            yield t.linear, PackedLinear(codes, scales, layer.bits)
+            continue
+        values = torch.from_numpy(np.array(pack.kept(t)))
+        if len(t.shape) == 2:
+            yield t.linear, KeptLinear(values)
+        else:
+            yield t.linear, nn.Parameter(values.float(), requires_grad=False)

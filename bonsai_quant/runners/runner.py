@@ -1,0 +1,112 @@
+"""What every runner does, and how a picture is made with one: encode, denoise, decode.
+
+One part is in memory at a time: the text encoder leaves before the transformer comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..schema import PictureSettings
+from . import noise
+from .memory import Meter
+from .places import Place
+from .references import Reference
+from .sampling import PIXELS, Latents, Velocity, guided, levels, walk
+from .tiles import in_tiles
+
+
+class Runner(Protocol):
+    """One way to run a pipeline. Each part is loaded when it is called for, and dropped after."""
+
+    name: str
+    place: Place
+    computes: str
+    """float32 or bfloat16."""
+
+    def encode(self, prompts: Sequence[str], length: int) -> NDArray[np.float32]:
+        """Hidden states of the prompts [n, length, width], padded or cut to `length` tokens."""
+
+    def look(self, images: Sequence[NDArray[np.float32]]) -> list[Reference]:
+        """Latents of pictures [height, width, 3] in -1 to 1, by the autoencoder's encoder."""
+
+    def transformer(self, references: Sequence[Reference] = ()) -> AbstractContextManager[Velocity]:
+        """The transformer in memory, with what it looks at, for as long as the context is open."""
+
+    def decoder(self) -> AbstractContextManager[Callable[[Latents], NDArray[np.float32]]]:
+        """The autoencoder's decoder: latents -> pictures [n, height, width, 3] in -1 to 1."""
+
+    def active_bytes(self) -> int:
+        """Memory in use now: the device's own count where it has one, else the process's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What one part took. peak_bytes: the most that was in use while it ran."""
+
+    name: str
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Painting:
+    """pictures: [n, height, width, 3] uint8.  latents: what they were decoded from."""
+
+    pictures: NDArray[np.uint8]
+    latents: Latents
+    stages: tuple[Stage, ...]
+
+
+def start(seeds: Sequence[int], settings: PictureSettings, channels: int) -> Latents:
+    """The noise of each seed [n, rows, columns, channels]."""
+    rows, columns = settings.height // PIXELS, settings.width // PIXELS
+    return np.stack([noise.draw(s, rows, columns, channels) for s in seeds])
+
+
+def paint(
+    runner: Runner,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: PictureSettings,
+    *,
+    images: Sequence[NDArray[np.float32]] = (),
+    watch: Callable[[], None] = lambda: None,
+) -> Painting:
+    """A picture of each prompt from its seed's noise, one after another.
+
+    images: [height, width, 3] in -1 to 1, that the prompts refer to.
+    watch: called after every step.
+    """
+    steers = settings.guidance_scale > 1 and not runner.place.distilled
+    with Meter(runner.active_bytes) as encoding:
+        references = runner.look(images) if images else []
+        texts = list(dict.fromkeys(prompts))
+        captions = runner.encode([*texts, *([""] if steers else [])], settings.max_sequence_length)
+    at = [texts.index(p) for p in prompts]
+    z = start(seeds, settings, runner.place.channels)
+    sigmas = levels(z.shape[1] * z.shape[2], settings.num_inference_steps)
+    with Meter(runner.active_bytes) as denoising, runner.transformer(references) as velocity:
+        if steers:
+            velocity = guided(velocity, captions[-1:], settings.guidance_scale)
+        done = [
+            walk(velocity, z[i : i + 1], captions[k : k + 1], sigmas, watch)[-1]
+            for i, k in enumerate(at)
+        ]
+    latents = np.concatenate(done)
+    with Meter(runner.active_bytes) as decoding, runner.decoder() as decode:
+        pictures = np.concatenate([as_bytes(in_tiles(decode, one)) for one in done])
+    stages = [("encoders", encoding), ("transformer", denoising), ("decoder", decoding)]
+    return Painting(pictures, latents, tuple(Stage(name, m.seconds, m.peak) for name, m in stages))
+
+
+def as_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """-1 to 1 -> 0 to 255, rounded as diffusers does; what overflowed becomes black."""
+    clear = np.nan_to_num(images / 2 + 0.5, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.rint(np.clip(clear, 0, 1) * 255).astype(np.uint8)

@@ -39,11 +39,15 @@ class RowsLinear(nn.Module):  # type: ignore[misc]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The product, in x's dtype."""
-        y = x.new_empty(*x.shape[:-1], self.out_features)
+        return self.part(x, 0, self.out_features)
+
+    def part(self, x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Channels [start, stop) of it."""
+        y = x.new_empty(*x.shape[:-1], stop - start)
         step = max(1, AT_ONCE // self.in_features)
-        for start in range(0, self.out_features, step):
-            stop = min(start + step, self.out_features)
-            y[..., start:stop] = functional.linear(x, self.rows(start, stop).to(x.dtype))
+        for at in range(start, stop, step):
+            end = min(at + step, stop)
+            y[..., at - start : end - start] = functional.linear(x, self.rows(at, end).to(x.dtype))
         return y
 
 
@@ -124,6 +128,8 @@ def packed_transformer(pack: Pack) -> Flux2Transformer2DModel:
     """The model of a pack, its big linears held as the pack holds them."""
     from diffusers import Flux2Transformer2DModel
 
+    from .lean import lean
+
     with torch.device("meta"):
         model = Flux2Transformer2DModel.from_config(pack.info.config)
     for name, part in _parts(pack):
@@ -139,7 +145,7 @@ def packed_transformer(pack: Pack) -> Flux2Transformer2DModel:
     left = [n for n, p in model.named_parameters() if p.is_meta]
     if left:
         raise BadInput(f"lacks {left[0]}", where=str(pack.folder), hint="convert again")
-    return model.eval().requires_grad_(False)
+    return lean(model).eval().requires_grad_(False)
 
 
 def _parts(pack: Pack) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:

@@ -20,8 +20,13 @@ def affine(codes: np.ndarray, bits: int, scales: np.ndarray, biases: np.ndarray)
 
 def weights(layer: PackedLayer, start: int = 0, stop: int | None = None) -> np.ndarray:
     """Rows [start, stop) of a packed layer as float32 [rows, in]: s * t."""
-    s = layer.scales[start:stop].astype(np.float32)
-    return affine(layer.codes[start:stop], layer.bits, s if layer.bits == 2 else 2 * s, -s)
+    return decoded(layer.codes[start:stop], layer.scales[start:stop], layer.bits)
+
+
+def decoded(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
+    """codes: [rows, in * bits / 8] uint8.  scales: [rows, in / 128] float16 -> s * t, float32."""
+    s = scales.astype(np.float32)
+    return affine(codes, bits, s if bits == 2 else 2 * s, -s)
 
 
 @kernel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import signal
+import socket
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -17,6 +18,7 @@ import models
 import pipelines
 
 from bonsai_quant import convert
+from bonsai_quant.benchmark import read_benchmark
 from bonsai_quant.cli import main
 
 # A background job of a shell starts with these ignored, and so would every process of a test.
@@ -54,6 +56,30 @@ def standin(tmp_path_factory) -> Path:
     """A pipeline's folder with random weights; its name is that of the shipped model."""
     folder = tmp_path_factory.mktemp("data") / "mini-klein"
     return pipelines.save_pipeline(folder, heads=1, blocks=(1, 2))
+
+
+@pytest.fixture(scope="session")
+def standin_packs(standin, tmp_path_factory) -> Path:
+    """The stand-in in ternary, as bonsai and as mlx."""
+    out = tmp_path_factory.mktemp("standin") / "out"
+    convert(str(standin), mode="ternary", formats="bonsai,mlx", out=out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def settings(standin):
+    """How the stand-in's benchmark says to paint."""
+    return read_benchmark(standin).settings
+
+
+@pytest.fixture
+def no_network(monkeypatch) -> None:
+    """Whatever connects to anything fails."""
+
+    def refuse(*_):
+        raise AssertionError("something asks the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 @pytest.fixture

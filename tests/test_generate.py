@@ -11,7 +11,7 @@ import torch
 from forge import flip, orphan, resign
 from PIL import Image
 
-from bonsai_quant import convert, generate
+from bonsai_quant import generate
 from bonsai_quant.benchmark import read_benchmark
 from bonsai_quant.errors import (
     BadInput,
@@ -28,11 +28,9 @@ CIRCLE = "a red circle"
 PACKAGE = {"torch": "torch", "mlx": "mlx_lm"}
 
 
-@pytest.fixture(scope="module")
-def pack(standin, tmp_path_factory):
-    out = tmp_path_factory.mktemp("made") / "out"
-    convert(str(standin), mode="ternary", formats="bonsai,mlx", out=out)
-    return out
+@pytest.fixture
+def pack(standin_packs):
+    return standin_packs
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from forge import exchange, flip, orphan, resign
 
-from bonsai_quant import convert, verify
+from bonsai_quant import verify
 from bonsai_quant.levels import pictures
 from bonsai_quant.pack import open_pack
 from bonsai_quant.runners import packed
@@ -15,11 +15,9 @@ from bonsai_quant.runners import packed
 BACKENDS = ("torch", "mlx")
 
 
-@pytest.fixture(scope="module")
-def made(standin, tmp_path_factory):
-    out = tmp_path_factory.mktemp("made") / "out"
-    convert(str(standin), mode="ternary", formats="bonsai,mlx", out=out)
-    return out
+@pytest.fixture
+def made(standin_packs):
+    return standin_packs
 
 
 @pytest.fixture

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 
 import numpy as np
 import pytest
 
 from bonsai_quant import convert, needs
-from bonsai_quant.benchmark import read_benchmark
 from bonsai_quant.errors import BadInput, BonsaiError, EnvironmentFault, Unsupported, UsageError
 from bonsai_quant.pack import open_pack
 from bonsai_quant.runners.places import locate
@@ -21,25 +19,15 @@ SEEDS = (1, 2, 3, 4, 5, 6)
 FORMATS = ("bonsai", "mlx", "gemlite", "unpacked")
 
 
+pytestmark = pytest.mark.usefixtures("no_network")
+
+
 @pytest.fixture(scope="module")
 def made(standin, tmp_path_factory):
     """All formats of the stand-in, in ternary; the manifest cannot name their source."""
     out = tmp_path_factory.mktemp("made") / "out"
     convert(str(standin), mode="ternary", formats=FORMATS, out=out)
     return out
-
-
-@pytest.fixture(scope="module")
-def settings(standin):
-    return read_benchmark(standin).settings
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("something asks the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 def test_a_pipeline_paints_as_stock_diffusers_does(standin, settings):

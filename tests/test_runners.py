@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +17,6 @@ from forge import flip, orphan
 from torch.nn import functional
 
 from bonsai_quant import convert
-from bonsai_quant.benchmark import read_benchmark
 from bonsai_quant.errors import BonsaiError, Unsupported, UsageError, VerificationFailed
 from bonsai_quant.levels.images import psnr
 from bonsai_quant.pack import open_pack
@@ -35,24 +33,14 @@ PACKAGE = {"torch": "torch", "mlx": "mlx_lm"}
 BACKENDS = tuple(PACKAGE)
 
 
+pytestmark = pytest.mark.usefixtures("no_network")
+
+
 @pytest.fixture(scope="module", params=["ternary", "binary"])
 def made(request, standin, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param) / "out"
     convert(str(standin), mode=request.param, formats=FORMATS, out=out)
     return out
-
-
-@pytest.fixture(scope="module")
-def settings(standin):
-    return read_benchmark(standin).settings
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("something asks the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 def runner_of(made, standin, backend, name="bonsai"):

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .result import Status, installed
+from ..needs import installed
+from .result import Status
 
 CHILD = "bonsai_quant.kernels.gemlite_child"
 INSTALL = "pip install torch gemlite==0.6.0.post2"

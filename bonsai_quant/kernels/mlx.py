@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..needs import MLX_SINCE, install, mlx_is_new
+from ..needs import MLX_SINCE, install, installed, mlx_is_new
 from .probe import GROUP, dot_limit, probe_rows, product, relative, worst
-from .result import KernelCheck, installed
+from .result import KernelCheck
 
 if TYPE_CHECKING:
     import mlx.core as mx

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as distribution_version
 from typing import Literal
 
 Status = Literal["passed", "failed", "not run"]
@@ -30,11 +28,3 @@ class KernelCheck:
     def passed(self) -> bool:
         """Ran, and stayed within its own rounding."""
         return self.status == "passed"
-
-
-def installed(distribution: str) -> str | None:
-    """Version of an installed distribution, found without importing it; None where it is absent."""
-    try:
-        return distribution_version(distribution)
-    except PackageNotFoundError:
-        return None

@@ -14,16 +14,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..dense import affine
+from ..dense import decoded
 from ..errors import BadInput
 from ..pack import Pack
+from ..schema import GROUP
 
 if TYPE_CHECKING:
     from diffusers import Flux2Transformer2DModel
 
 AT_ONCE = 1 << 22
 """Weights decoded at a time: 16 MiB of float32."""
-GROUP = 128
 
 
 class RowsLinear(nn.Module):  # type: ignore[misc]
@@ -62,13 +62,10 @@ class PackedLinear(RowsLinear):
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """s * t."""
-        codes, scales = self.codes[start:stop], self.scales[start:stop].float()
+        codes, scales = self.codes[start:stop], self.scales[start:stop]
         if codes.device.type != "cpu":
-            return _decode(codes, scales, self.bits)
-        s = scales.numpy()
-        return torch.from_numpy(
-            affine(codes.numpy(), self.bits, s if self.bits == 2 else 2 * s, -s)
-        )
+            return _decode(codes, scales.float(), self.bits)
+        return torch.from_numpy(decoded(codes.numpy(), scales.numpy(), self.bits))
 
 
 class KeptLinear(RowsLinear):

@@ -19,6 +19,7 @@ from ..errors import BadInput, EnvironmentFault, UsageError
 from ..needs import RUN, install, require
 from ..pack import Pack
 from ..schema import PictureSettings
+from .loading import loading, one_line
 from .places import locate
 
 if TYPE_CHECKING:
@@ -46,18 +47,10 @@ def open_pipeline(place: str | Path, *, pipeline: str | None = None) -> Flux2Kle
             hint="pass --pipeline FOLDER",
         )
     given = {} if found.pack is None else {"transformer": dense_transformer(found.pack)}
-    with quiet():
-        try:
-            pipe = Flux2KleinPipeline.from_pretrained(
-                found.pipeline, local_files_only=True, use_safetensors=True, **given
-            )
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
-            reason = " ".join(str(e).split())[:300]
-            raise BadInput(
-                f"diffusers cannot load it: {reason}",
-                where=str(found.pipeline),
-                hint="fetch the pipeline again",
-            ) from e
+    with quiet(), loading("diffusers", found.pipeline):
+        pipe = Flux2KleinPipeline.from_pretrained(
+            found.pipeline, local_files_only=True, use_safetensors=True, **given
+        )
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.text_encoder, pipe.transformer, pipe.vae):
         part.float()  # exact: they are stored in 16 bits
@@ -71,8 +64,9 @@ def check_packages() -> None:
         import torch  # noqa: F401
         from diffusers import Flux2KleinPipeline  # noqa: F401
     except (ImportError, OSError, RuntimeError) as e:
-        reason = " ".join(str(e).split())[:300]
-        raise EnvironmentFault(f"diffusers does not import: {reason}", hint=install("run")) from e
+        raise EnvironmentFault(
+            f"diffusers does not import: {one_line(e)}", hint=install("run")
+        ) from e
 
 
 def dense_transformer(pack: Pack) -> Flux2Transformer2DModel:
@@ -89,8 +83,7 @@ def dense_transformer(pack: Pack) -> Flux2Transformer2DModel:
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as e:
-        reason = " ".join(str(e).split())[:300]
-        raise BadInput(reason, where=str(pack.folder), hint="convert again") from e
+        raise BadInput(one_line(e), where=str(pack.folder), hint="convert again") from e
     return model.eval()
 
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadInput, Unsupported
+from ..errors import Unsupported
 from ..integrity import held
 from ..storage.safetensors import read_header
 from . import memory
+from .loading import loading
 from .places import Place
 from .references import Reference, places, with_references
 from .sampling import READ_LAYERS, Latents, Velocity, check_scheduler
@@ -105,25 +106,14 @@ class TorchRunner:
 
     @contextmanager
     def _open(self, load: Callable[[], nn.Module]) -> Iterator[nn.Module]:
-        model = self._load(load)
+        with quiet(), loading("diffusers", self.place.pipeline):
+            model = load()
         try:
             yield model
         finally:
             # Whoever called may still hold the module: its weights leave all the same.
             model.to("meta")
             gc.collect()
-
-    def _load(self, load: Callable[[], Any]) -> Any:
-        with quiet():
-            try:
-                return load()
-            except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
-                reason = " ".join(str(e).split())[:300]
-                raise BadInput(
-                    f"diffusers cannot load it: {reason}",
-                    where=str(self.place.pipeline),
-                    hint="fetch the pipeline again",
-                ) from e
 
     def _text_encoder(self) -> nn.Module:
         from transformers import Qwen3Config, Qwen3Model

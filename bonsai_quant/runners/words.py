@@ -6,22 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput
+from .loading import loading
 
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder."""
     from transformers import AutoTokenizer
 
-    try:
+    with loading("transformers", folder):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
-        reason = " ".join(str(e).split())[:300]
-        raise BadInput(
-            f"transformers cannot load it: {reason}",
-            where=str(folder),
-            hint="fetch the pipeline again",
-        ) from e
 
 
 def chats(words: Any, prompts: Sequence[str]) -> list[str]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import BadInput, Unsupported
+from ...errors import Unsupported
 from ...integrity import held
 from ...needs import check_mlx
 from .. import memory
+from ..loading import loading
 from ..places import Place
 from ..references import Reference, places, with_references
 from ..sampling import Latents, Velocity, check_scheduler
@@ -59,7 +59,7 @@ class MlxRunner:
             raise Unsupported(
                 "is quantized for CUDA", where=str(folder), hint="pass --pipeline FOLDER"
             )
-        with self._loading(folder):
+        with loading("MLX", folder):
             model = text.load(folder, self.dtype)
         ids, real = text.tokens(words, prompts, length)
         states = [
@@ -115,7 +115,7 @@ class MlxRunner:
         from .autoencoder import Autoencoder
 
         folder = self.place.part("vae")
-        with self._loading(folder):
+        with loading("MLX", folder):
             model = Autoencoder(folder, half, mx.float32)
         try:
             yield model
@@ -146,15 +146,3 @@ class MlxRunner:
 
         gc.collect()
         mx.clear_cache()
-
-    @contextmanager
-    def _loading(self, folder: Path) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
-            reason = " ".join(str(e).split())[:300]
-            raise BadInput(
-                f"MLX cannot load it: {reason}",
-                where=str(folder),
-                hint="fetch the pipeline again",
-            ) from e

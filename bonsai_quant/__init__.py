@@ -7,11 +7,13 @@ from .checks import Checks
 from .convert import convert
 from .demo import demo
 from .diff import diff
+from .distill import distill
 from .doctor import doctor
 from .export import export
 from .generate import generate
 from .inspect import inspect
 from .plan import plan
+from .recover import recover
 from .report import report
 from .score import score
 from .verify import verify
@@ -23,11 +25,13 @@ __all__ = [
     "convert",
     "demo",
     "diff",
+    "distill",
     "doctor",
     "export",
     "generate",
     "inspect",
     "plan",
+    "recover",
     "report",
     "score",
     "verify",

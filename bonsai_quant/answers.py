@@ -11,6 +11,7 @@ from . import scoreboard
 from .convert import Converted
 from .demo import Demo, Pictures
 from .diff import PackDiff, worst
+from .distill import Distilled
 from .doctor import Finding
 from .generate import Generated
 from .inspect import Inspection
@@ -32,6 +33,18 @@ class Answer:
 
     text: str
     data: dict[str, Any]
+
+
+def distilled(made: Distilled) -> Answer:
+    """How the training ended, and what to do with it."""
+    record = made.record or {}
+    held = ", ".join(f"{k} {v:.4f}" for k, v in record["held_out"].items() if k != "step")
+    lines = [
+        f"{made.out}: {record['layers']} layers on their {record['mode']} grid",
+        f"held-out prompts after {record['settings']['steps']} updates: {held}",
+        f"pack it with: bonsai-quant convert {made.out} --mode {record['mode']}",
+    ]
+    return Answer("\n".join(lines), {"out": str(made.out), **record})
 
 
 def planned(plan: Plan) -> Answer:

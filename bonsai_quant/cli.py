@@ -11,6 +11,7 @@ import click
 
 from . import answers, ending
 from .checks import Checks
+from .cli_training import TRAINING_COMMANDS
 from .convert import convert as run_convert
 from .demo import demo as run_demo
 from .diff import diff as run_diff
@@ -309,6 +310,10 @@ def demo(out: str, seed: int, **options: Any) -> None:
         out, seed=seed, say=lambda line: None if show.quiet else click.echo(f"- {line}", err=True)
     )
     show(answers.demonstrated(made))
+
+
+for command in TRAINING_COMMANDS:
+    cli.add_command(command)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

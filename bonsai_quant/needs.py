@@ -8,6 +8,8 @@ from .errors import EnvironmentFault
 
 RUN = ("torch", "diffusers", "transformers")
 """What the torch runner needs."""
+TRAIN = ("matplotlib", "pillow")
+"""What training needs beside it: curves to look at."""
 LOOK = ("pillow",)
 """What drawing and shrinking pictures needs."""
 

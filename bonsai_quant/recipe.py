@@ -17,6 +17,9 @@ from .errors import BadInput, UsageError
 from .schema import SOLVER_NAMES, Action, Mode
 from .storage import fs
 
+TRAINING = ("distillation",)
+"""What the recipes of `recover` may say besides."""
+
 _STRICT = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
@@ -77,6 +80,12 @@ def shipped(name: str) -> Path | None:
 
 def load_recipe(place: str | Path) -> Recipe:
     """A recipe from a file, or a shipped one by its name."""
+    data, path = read_mapping(place)
+    return parse_recipe(data, str(path))
+
+
+def read_mapping(place: str | Path) -> tuple[dict[Any, Any], Path]:
+    """What the YAML of a recipe says, and where it is."""
     path = Path(place)
     if not os.path.lexists(path):
         known = shipped(str(place))
@@ -90,11 +99,17 @@ def load_recipe(place: str | Path) -> Recipe:
         raise BadInput(f"is not YAML: {reason}", where=str(path), hint="mend the file") from e
     if not isinstance(data, dict):
         raise BadInput("is not a mapping of keys to values", where=str(path), hint="mend the file")
-    return parse_recipe(data, str(path))
+    return data, path
 
 
 def parse_recipe(data: dict[Any, Any], place: str) -> Recipe:
     """Check a recipe's values; unknown keys are errors that name the nearest known one."""
+    if trains := [key for key in TRAINING if key in data]:
+        raise UsageError(
+            f"also trains ({', '.join(trains)}), and this command only rounds",
+            where=place,
+            hint="use `bonsai-quant recover`, which does both",
+        )
     try:
         return Recipe.model_validate(data)
     except pydantic.ValidationError as e:

@@ -10,13 +10,13 @@ import bonsai_quant
 ROOT = Path(bonsai_quant.__file__).parent
 
 ORDER = (
-    "version", "errors", "needs", "schema", "png", "jit", "scenes", "storage", "bases", "shards",
-    "shipped", "hub", "source", "recipe", "settings", "checks", "bits", "dense", "solvers",
-    "formats", "plan", "assembly", "pipeline", "layers", "manifest", "pack", "integrity",
-    "packwriter", "resume", "convert", "kernels", "benchmark", "runners", "levels", "verify",
-    "export", "diff", "inspect", "doctor", "tables", "generate", "report", "intervals",
-    "gallery", "grid", "score", "demo", "scoreboard", "answers", "ending",
-    "manners", "cli", "__main__",
+    "version", "errors", "needs", "schema", "training", "png", "jit", "scenes", "storage",
+    "bases", "shards", "shipped", "hub", "source", "recipe", "settings", "recovery", "checks",
+    "bits", "dense", "solvers", "formats", "plan", "assembly", "pipeline", "layers", "manifest",
+    "pack", "integrity", "packwriter", "resume", "convert", "kernels", "benchmark", "runners",
+    "levels", "verify", "export", "diff", "inspect", "doctor", "tables", "generate", "report",
+    "intervals", "gallery", "grid", "score", "trajectories", "distill", "recover", "demo",
+    "scoreboard", "answers", "ending", "manners", "cli_training", "cli", "__main__",
 )  # fmt: skip
 """A module imports only from those before it. Plan needs the formats, to know every byte."""
 

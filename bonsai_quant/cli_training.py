@@ -1,0 +1,77 @@
+"""The commands that train, which cli.py adds to its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from . import answers
+from .distill import distill as run_distill
+from .manners import common, manners, progress_bar
+from .recover import recover as run_recover
+from .schema import DEFAULT_FORMATS
+from .settings import DEFAULT_SOURCE, MODES
+
+
+@click.command()
+@click.argument("source", default=DEFAULT_SOURCE)
+@click.option("--mode", metavar="MODE", help=f"{' or '.join(MODES)}.")
+@click.option("--recipe", metavar="FILE", help="A YAML recipe with a `distillation`, or its name.")
+@click.option("-o", "--out", metavar="OUT", help="Output folder [./NAME-MODE-distilled].")
+@click.option("--prompts", metavar="FILE", help="Prompts to learn from, one a line [ours].")
+@click.option("--seed", default=0, show_default=True, help="Of the order of prompts, and of noise.")
+@click.option("--steps", type=int, metavar="N", help="Updates [the recipe's].")
+@click.option("--batch", type=int, metavar="N", help="States in one update [the recipe's].")
+@click.option("--at-once", type=int, metavar="N", help="Of those, on one device at a time.")
+@click.option("--rate", type=float, metavar="R", help="Learning rate [the recipe's].")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier result.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@click.option("--save-every", default=600.0, show_default=True, help="Seconds between checkpoints.")
+@click.option("--max-memory", type=int, metavar="BYTES", help="Refuse if a device needs more.")
+@common
+def distill(
+    source: str,
+    steps: int | None,
+    batch: int | None,
+    at_once: int | None,
+    rate: float | None,
+    **options: Any,
+) -> None:
+    """Train SOURCE, a pipeline, to be ternary or binary: prompts only, its own teacher.
+
+    \b
+    bonsai-quant distill mini-klein --recipe mini-klein-ternary -o trained
+    torchrun --nproc-per-node 8 -m bonsai_quant distill --recipe klein-4b-ternary-distilled
+    """
+    show = manners(options)
+    changes = {"steps": steps, "batch": batch, "at_once": at_once, "rate": rate}
+    with progress_bar("training", show, unit=" updates") as progress:
+        made = run_distill(source, changes=changes, progress=progress, **options)
+    if made.record is not None:
+        show(answers.distilled(made))
+
+
+@click.command()
+@click.argument("source", default=DEFAULT_SOURCE)
+@click.option("--recipe", required=True, metavar="FILE", help="With a `distillation`, or a name.")
+@click.option("-o", "--out", required=True, metavar="OUT", help="Of the packs; and OUT-trained.")
+@click.option("-f", "--format", "formats", multiple=True, metavar="F", help="As in convert.")
+@click.option("--prompts", metavar="FILE", help="Prompts to learn from, one a line [ours].")
+@click.option("--seed", default=0, show_default=True, help="Of the training.")
+@click.option("--overwrite", is_flag=True, help="Replace earlier results.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@common
+def recover(source: str, formats: tuple[str, ...], **options: Any) -> None:
+    """Train SOURCE as a recipe says, then convert it: from a pipeline to a recovered pack.
+
+    \b
+    bonsai-quant recover mini-klein --recipe mini-klein-ternary -o packs
+    """
+    show = manners(options)
+    with progress_bar("training", show, unit=" updates") as progress:
+        made = run_recover(source, formats=formats or DEFAULT_FORMATS, progress=progress, **options)
+    show(answers.converted(made.packs))
+
+
+TRAINING_COMMANDS = (distill, recover)

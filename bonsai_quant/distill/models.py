@@ -1,0 +1,67 @@
+"""Loading what a run needs: encoded prompts, the teacher, the student, and what watches them."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import Flux2Transformer2DModel
+
+from ..benchmark import read_benchmark
+from ..runners.loading import loading
+from ..runners.runner import start
+from ..runners.sampling import levels
+from ..runners.torch import TorchRunner
+from ..trajectories.denoiser import Denoiser
+from ..trajectories.prompts import Prompts
+from .exam import Exam
+from .latent import attach
+from .lessons import Lessons
+from .ranks import Ranks, cut
+from .trainer import Trainer
+from .work import Work
+
+AT_ONCE = 128
+"""Prompts encoded between two loads of the text encoder."""
+
+
+def load(work: Work, ranks: Ranks, prompts: Prompts) -> tuple[Trainer, Exam]:
+    """Everything in memory, on its device, at step 0."""
+    benchmark = read_benchmark(work.place.pipeline)
+    pictures, runner = benchmark.settings, TorchRunner(work.place)
+    noise = start(range(len(prompts.held)), pictures, work.place.channels)
+    _, rows, columns, channels = noise.shape
+    words = pictures.max_sequence_length
+    used, held = (encoded(runner, p, words) for p in (prompts.used, prompts.held))
+    size = (rows, columns, words)
+    teacher = Denoiser(_transformer(work, ranks, learns=False), *size).to(ranks.device)
+    student = cut(Denoiser(_transformer(work, ranks, learns=True), *size), ranks)
+    sigmas = levels(rows * columns, pictures.num_inference_steps)
+    lessons = Lessons(used, (rows * columns, channels), sigmas, work.settings, work.seed, ranks)
+    trainer = Trainer(student, teacher, lessons, work.settings, ranks)
+    return trainer, Exam(prompts, held, noise, benchmark, runner)
+
+
+def _transformer(work: Work, ranks: Ranks, *, learns: bool) -> Flux2Transformer2DModel:
+    """The student in float32 with latent linears, or the teacher in the device's precision."""
+    folder = work.place.part("transformer")
+    half = ranks.device.type == "cuda" and not learns
+    with loading("diffusers", folder):
+        model = Flux2Transformer2DModel.from_pretrained(
+            folder, torch_dtype=torch.bfloat16 if half else torch.float32,
+            local_files_only=True, use_safetensors=True,
+        )  # fmt: skip
+    if learns:
+        attach(model, work.modes)
+        if work.settings.checkpointing:
+            model.enable_gradient_checkpointing()
+    return model.train(learns).requires_grad_(learns)
+
+
+def encoded(runner: TorchRunner, prompts: tuple[str, ...], words: int) -> torch.Tensor:
+    """Hidden states [prompts, words, width] in the runner's precision, in main memory."""
+    unique = list(dict.fromkeys(prompts))
+    parts = [
+        torch.from_numpy(runner.encode(unique[at : at + AT_ONCE], words)).to(runner.dtype)
+        for at in range(0, len(unique), AT_ONCE)
+    ]
+    at = {p: i for i, p in enumerate(unique)}
+    return torch.cat(parts)[[at[p] for p in prompts]]

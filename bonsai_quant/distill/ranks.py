@@ -1,0 +1,96 @@
+"""One process, or the many that `torchrun` starts: who we are, and the model cut among us.
+
+FSDP2: https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """rank: which of `size` processes this is.  device: the one it computes on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def share(self, x: torch.Tensor) -> torch.Tensor:
+        """This process's rows of what all have drawn alike."""
+        return x[self.rank :: self.size]
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean over the processes, of each element."""
+        if self.size > 1:
+            value = value.detach().clone()
+            torch.distributed.all_reduce(value)
+            value /= self.size
+        return value
+
+    def agree(self, yes: bool) -> bool:
+        """What the first process says; clocks differ."""
+        if self.size == 1:
+            return yes
+        said = torch.tensor(int(yes), device=self.device)
+        torch.distributed.broadcast(said, 0)
+        return bool(said)
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+
+@contextmanager
+def join() -> Iterator[Ranks]:
+    """Join the others that torchrun has started, if it has."""
+    size, cuda = int(os.environ.get("WORLD_SIZE", 1)), torch.cuda.is_available()
+    if size == 1:
+        yield Ranks(0, 1, torch.device("cuda" if cuda else "cpu"))
+        return
+    device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield Ranks(torch.distributed.get_rank(), size, device)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def cut(model: nn.Module, ranks: Ranks) -> nn.Module:
+    """Move a model to its device; with several processes, cut every parameter among them."""
+    if ranks.size == 1:
+        return model.to(ranks.device)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(ranks.device.type, (ranks.size,))
+    transformer = model.transformer
+    for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    # The outermost too, or its parameters would be whole after a walk that no gradient follows.
+    return fully_shard(model, mesh=mesh, reshard_after_forward=True).to(ranks.device)
+
+
+def local(x: torch.Tensor) -> torch.Tensor:
+    """The part of a parameter that this process holds: whole rows of it."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def whole(x: torch.Tensor) -> torch.Tensor:
+    """All of a parameter; every process has to ask."""
+    return x.full_tensor() if isinstance(x, DTensor) else x

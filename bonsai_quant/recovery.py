@@ -1,0 +1,51 @@
+"""Recipes that also train: a recipe's fields, and how quality is to be recovered before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from .errors import UsageError, first_problem
+from .recipe import TRAINING, Recipe, parse_recipe, read_mapping
+from .settings import choose_recipe
+from .training import Distillation
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """recipe: of the conversion.  distillation: of what comes before it, if anything does."""
+
+    recipe: Recipe
+    distillation: Distillation | None
+
+
+def load_recovery(recipe: str | Path | Recipe | None, mode: str | None) -> Recovery:
+    """A recipe with its training, from a file or a shipped one's name; a mode alone is one too."""
+    if recipe is None or isinstance(recipe, Recipe):
+        return Recovery(choose_recipe(recipe, mode, None)[0], None)
+    data, place = read_mapping(recipe)
+    said = {key: data.pop(key) for key in TRAINING if key in data}
+    used = choose_recipe(parse_recipe(data, str(place)), mode, None)[0]
+    distillation = said.get("distillation")
+    if distillation is None:
+        return Recovery(used, None)
+    return Recovery(used, _distillation(distillation, str(place)))
+
+
+def with_changes(settings: Distillation, changes: Mapping[str, Any]) -> Distillation:
+    """The settings with those that were given on the command line."""
+    given = {k: v for k, v in changes.items() if v is not None}
+    return _distillation(settings.model_dump() | given, "the settings")
+
+
+def _distillation(data: Any, place: str) -> Distillation:
+    try:
+        return Distillation.model_validate(data)
+    except pydantic.ValidationError as e:
+        raise UsageError(
+            f"distillation: {first_problem(e)}", where=place, hint="mend the recipe"
+        ) from e

@@ -1,0 +1,334 @@
+"""Distillation: what is trained is what is stored, it can be stopped, and cut among processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from bonsai_quant import convert, distill, recover
+from bonsai_quant.distill.average import Average
+from bonsai_quant.distill.curves import Curve
+from bonsai_quant.distill.freeze import Freeze
+from bonsai_quant.distill.latent import LatentLinear, attach, nearest, rounded
+from bonsai_quant.distill.output import WEIGHTS
+from bonsai_quant.errors import BadInput, EnvironmentFault, OutputExists, UsageError
+from bonsai_quant.runners.places import locate
+from bonsai_quant.scenes.grammar import prompts as captions_of
+from bonsai_quant.solvers import solve
+from bonsai_quant.storage import checkpoint
+from bonsai_quant.training import Distillation
+from bonsai_quant.trajectories.prompts import choose_prompts
+
+MODES = ("ternary", "binary")
+SETTINGS = {
+    "steps": 6, "batch": 8, "at_once": 8, "rate": 1e-3, "kept_rate": 1e-3, "average": 0.5,
+    "exam": 3, "freeze": 0.34, "prompts": 6, "checkpointing": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Prompts in a file, so that no run has to encode many."""
+    path = tmp_path_factory.mktemp("prompts") / "few.txt"
+    path.write_text("\n".join(f"a {c} {s}" for c in ("red", "blue") for s in ("circle", "square")))
+    return path
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(json.dumps({"mode": "ternary", "distillation": SETTINGS}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(standin, recipe, few, tmp_path_factory):
+    """A run that nothing stops."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    return distill(str(standin), recipe=recipe, out=out, prompts=str(few))
+
+
+def losses(folder: Path) -> list[float]:
+    return [float(r["loss"]) for r in csv.DictReader((folder / "curve.csv").open())]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_latent_weights_are_rounded_as_the_exact_solver_does(mode):
+    torch.manual_seed(0)
+    weight = torch.randn(64, 512) * torch.rand(64, 1)
+    mine = rounded(weight, mode)
+    solved = solve(weight.numpy(), "exact", mode)
+    best = float(np.sqrt(solved.sums[:, 1].sum() / solved.sums[:, 0].sum()))
+    found = float((weight - mine).norm() / weight.norm())
+    assert best - 1e-6 <= found <= best * 1.001
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rounding_what_is_rounded_changes_nothing(mode):
+    weight = rounded(torch.randn(8, 256), mode)
+    assert torch.equal(rounded(weight, mode), weight)
+    assert torch.equal(weight.bfloat16().float(), weight)
+    codes, scales = nearest(weight, mode)
+    assert set(codes.unique().tolist()) <= {-1.0, 0.0, 1.0}
+    assert (scales >= 2.0**-14).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_gradient_goes_straight_through(mode):
+    weight = nn.Parameter(torch.randn(4, 128))
+    x = torch.randn(3, 128)
+    layer = LatentLinear(weight, mode)
+    y = layer(x)
+    torch.testing.assert_close(y, x @ rounded(weight.detach(), mode).T)
+    y.sum().backward()
+    torch.testing.assert_close(weight.grad, x.sum(0).expand(4, 128))
+
+
+def test_the_average_is_what_its_equation_says():
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.data[:] = torch.tensor([[0.0, 0.0]])
+    average = Average(model, 0.9)
+    said = 0.0
+    for step in range(1, 30):
+        model.weight.data[:] = float(step)
+        average.update()
+        decay = min(0.9, (1 + step) / (10 + step))
+        said = decay * said + (1 - decay) * step
+    assert average.values["weight"].tolist() == [[pytest.approx(said)] * 2]
+    with average.shown():
+        assert float(model.weight.detach()[0, 0]) == pytest.approx(said)
+    assert float(model.weight.detach()[0, 0]) == 29
+
+
+def test_codes_that_jump_are_held_at_their_average():
+    model = nn.Sequential(nn.Linear(128, 2, bias=False))
+    model[0].weight.data[:] = torch.linspace(0.5, 1.5, 128)
+    attach(model, {"0": "binary"})
+    average = Average(model, 0.5)
+    freeze = Freeze(model, average)
+    for step in range(40):
+        with torch.no_grad():
+            model[0].weight[0, 5] = 0.1 if step % 2 else -0.3
+        average.update()
+        freeze.hold()
+    assert freeze.share() == pytest.approx(1 / 256)
+    assert model[0].weight[0, 5] == average.values["0.weight"][0, 5]
+    before = float(model[0].weight[0, 5].detach())
+    assert before not in (0.1, -0.3)
+
+
+def test_what_comes_out_is_on_the_grid(whole, standin, tmp_path):
+    from diffusers import Flux2KleinPipeline
+
+    made = convert(str(whole.out), mode="ternary", formats="bonsai", out=tmp_path / "packs")
+    measured = made.manifests["bonsai"].measured
+    assert measured.relative_error == 0
+    assert measured.kept_inexact == 0
+    assert all(s.relative_error == 0 for s in made.layers if s.action == "ternary")
+    pipe = Flux2KleinPipeline.from_pretrained(whole.out, dtype=torch.float32)
+    assert pipe.transformer.config.in_channels == 64
+    before = load_file(standin / WEIGHTS)
+    after = load_file(whole.out / WEIGHTS)
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[n], after[n]) for n in after if "mod" in n)
+    assert sum(not torch.equal(before[n], after[n]) for n in after) > 30
+
+
+def test_training_lowers_the_error_on_held_out_prompts(standin, few, tmp_path):
+    changes = SETTINGS | {"steps": 30, "exam": 30, "batch": 16, "at_once": 16, "freeze": 0.1}
+    made = distill(
+        str(standin), mode="ternary", out=tmp_path / "out", prompts=str(few), changes=changes
+    )
+    rows = list(csv.DictReader((made.out / "held_out.csv").open()))
+    assert float(rows[-1]["error"]) < 0.7 * float(rows[0]["error"])
+    assert made.record["held_out"]["error"] == pytest.approx(float(rows[-1]["error"]), rel=1e-4)
+
+
+def test_the_curves_are_there_to_look_at(whole):
+    from PIL import Image
+
+    assert len(losses(whole.out)) == 6
+    assert Image.open(whole.out / "curve.png").size == (960, 540)
+    rows = list(csv.DictReader((whole.out / "held_out.csv").open()))
+    assert [int(float(r["step"])) for r in rows] == [0, 3, 6]
+
+
+def test_a_curve_forgets_what_comes_after_a_checkpoint():
+    curve = Curve()
+    for step in (10, 20, 30):
+        curve.add(step, loss=1 / step)
+    assert [r["step"] for r in Curve(curve.text(), until=20).rows] == [10, 20]
+
+
+def start(arguments: list[str], processes: int = 1) -> subprocess.Popen:
+    """A training in another process, or in some; the machine's threads shared out."""
+    run = [sys.executable, "-m"]
+    if processes > 1:
+        run += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    return subprocess.Popen(
+        [*run, "bonsai_quant", "distill", *arguments, "-v"],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def killed_after_checkpoint(out: Path, process: subprocess.Popen) -> int:
+    """Kill without warning as soon as there is a checkpoint; -> its step."""
+    state, until = out.parent / f".{out.name}.staging" / "state", time.monotonic() + 240
+    while checkpoint.saved_step(state) is None:
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    ours = psutil.Process(process.pid)
+    for one in (ours, *ours.children(recursive=True)):  # torchrun's are no group of ours
+        one.kill()
+    process.communicate()
+    return checkpoint.saved_step(state)
+
+
+def assert_same(whole, out: Path) -> None:
+    torch.testing.assert_close(
+        torch.tensor(losses(out)), torch.tensor(losses(whole.out)), rtol=5e-3, atol=0
+    )
+    mine, theirs = (load_file(p / WEIGHTS) for p in (out, whole.out))
+    same = [float((mine[n] == theirs[n]).float().mean()) for n in mine]
+    assert np.mean(same) > 0.98
+
+
+def test_a_killed_run_goes_on(whole, standin, recipe, few, tmp_path):
+    out = tmp_path / "out"
+    arguments = [str(standin), "--recipe", str(recipe), "--prompts", str(few), "-o", str(out)]
+    step = killed_after_checkpoint(out, start([*arguments, "--save-every", "0"]))
+    assert 0 < step <= 6
+    assert not out.exists()
+    made = distill(str(standin), recipe=recipe, out=out, prompts=str(few), resume=True)
+    assert made.record == whole.record | {"held_out": made.record["held_out"]}
+    assert_same(whole, out)
+    assert not (tmp_path / ".out.staging").exists()
+
+
+def test_two_processes_train_as_one_does(whole, standin, recipe, few, tmp_path):
+    out = tmp_path / "out"
+    arguments = [str(standin), "--recipe", str(recipe), "--prompts", str(few), "-o", str(out)]
+    process = start(arguments, processes=2)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert_same(whole, out)
+
+
+def test_one_process_goes_on_where_two_were_stopped(whole, standin, recipe, few, tmp_path):
+    out = tmp_path / "out"
+    arguments = [str(standin), "--recipe", str(recipe), "--prompts", str(few), "-o", str(out)]
+    killed_after_checkpoint(out, start([*arguments, "--save-every", "0"], processes=2))
+    distill(str(standin), recipe=recipe, out=out, prompts=str(few), resume=True)
+    assert_same(whole, out)
+
+
+def test_a_resumed_run_must_be_the_same(standin, recipe, few, tmp_path):
+    out = tmp_path / "out"
+    arguments = [str(standin), "--recipe", str(recipe), "--prompts", str(few), "-o", str(out)]
+    killed_after_checkpoint(out, start([*arguments, "--save-every", "0"]))
+    with pytest.raises(OutputExists, match="had another source, recipe"):
+        distill(str(standin), recipe=recipe, out=out, prompts=str(few), resume=True, seed=1)
+
+
+def test_recover_goes_from_a_source_to_packs(standin, recipe, few, tmp_path):
+    made = recover(
+        str(standin), recipe=recipe, out=tmp_path / "packs", prompts=str(few), formats="bonsai,mlx"
+    )
+    assert made.packs.manifests["mlx"].measured.lossless
+    assert made.trained == tmp_path / "packs-trained"
+    again = recover(
+        str(standin), recipe=recipe, out=tmp_path / "more", prompts=str(few), formats="bonsai"
+    )
+    weights = [p / "bonsai" / "model.safetensors" for p in (made.packs.out, again.packs.out)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_no_held_out_caption_is_learned_from(standin):
+    chosen = choose_prompts(locate(str(standin)), None)
+    from bonsai_quant.benchmark import read_benchmark
+
+    world = read_benchmark(standin).scenery
+    tested = {p.text for s in ("test", "dev") for p in captions_of(world, s, per_category=300)}
+    assert not tested & set(chosen.used)
+    assert set(chosen.held) <= tested
+    assert len(chosen.used) == 3600
+
+
+def test_a_file_of_prompts_is_split(standin, tmp_path):
+    path = tmp_path / "p.txt"
+    path.write_text("\n".join(f"prompt {i}" for i in range(100)) + "\nprompt 1\n")
+    chosen = choose_prompts(locate(str(standin)), path)
+    assert len(chosen.used) == 94
+    assert len(chosen.held) == 6
+    assert not set(chosen.used) & set(chosen.held)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "distillation: steps"),
+        ({"rate": "fast"}, "distillation: rate"),
+        ({"rates": 1}, "distillation: rates"),
+        ({"own": [0.1]}, "distillation: own"),
+    ],
+)
+def test_wrong_settings_are_named(standin, tmp_path, settings, message):
+    path = tmp_path / "r.yaml"
+    path.write_text(json.dumps({"mode": "ternary", "distillation": settings}))
+    with pytest.raises(UsageError, match=message):
+        distill(str(standin), recipe=path, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_trains_is_not_for_convert(standin, recipe, tmp_path):
+    with pytest.raises(UsageError, match="also trains") as e:
+        convert(str(standin), recipe=recipe, out=tmp_path / "out")
+    assert "recover" in e.value.hint
+
+
+def test_a_recipe_that_does_not_train_is_not_for_recover(standin, tmp_path):
+    with pytest.raises(UsageError, match="trains nothing"):
+        recover(str(standin), recipe="klein-4b-ternary", out=tmp_path / "out")
+
+
+def test_a_pack_has_nothing_to_learn_from(standin_packs, standin, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("bonsai_quant.shipped.DATA", standin.parent)
+    with pytest.raises(UsageError):
+        distill(str(standin_packs / "bonsai"), recipe=recipe, out=tmp_path / "out")
+
+
+def test_too_little_memory_is_told_before_anything_is_loaded(standin, recipe, few, tmp_path):
+    with pytest.raises(EnvironmentFault, match=r"GB are needed on each device .* torchrun"):
+        distill(
+            str(standin), recipe=recipe, out=tmp_path / "out", prompts=str(few), max_memory=10**6
+        )
+
+
+def test_prompts_that_are_none(standin, recipe, tmp_path):
+    path = tmp_path / "p.txt"
+    path.write_text("one\n\n")
+    with pytest.raises(BadInput, match="fewer than two prompts"):
+        distill(str(standin), recipe=recipe, out=tmp_path / "out", prompts=str(path))
+
+
+def test_rates_rise_and_fall():
+    said = Distillation(steps=100, warm=0.1, fall=0.5, own=(0.2, 0.8), freeze=0.1)
+    assert [said.speed(s) for s in (0, 9, 49, 99)] == pytest.approx([0.1, 1.0, 1.0, 0.02])
+    assert said.owned(0) == 0.2
+    assert said.owned(99) == pytest.approx(0.8)
+    assert not said.freezes(89)
+    assert said.freezes(90)

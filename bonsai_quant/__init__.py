@@ -3,6 +3,7 @@
 Every command of the command line is a function here with the same arguments.
 """
 
+from .calibrate import calibrate
 from .checks import Checks
 from .convert import convert
 from .demo import demo
@@ -22,6 +23,7 @@ from .version import __version__
 __all__ = [
     "Checks",
     "__version__",
+    "calibrate",
     "convert",
     "demo",
     "diff",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import scoreboard
+from .calibrate import Calibrated
 from .convert import Converted
 from .demo import Demo, Pictures
 from .diff import PackDiff, worst
@@ -33,6 +34,19 @@ class Answer:
 
     text: str
     data: dict[str, Any]
+
+
+def calibrated(made: Calibrated) -> Answer:
+    """What was looked at, and what to do with it."""
+    r = made.record
+    behind = f"behind {r.mode} layers by {r.solver}" if r.solver else "in full precision"
+    lines = [
+        f"{made.out}: inputs of {len(r.inputs)} layers, {behind}",
+        f"{r.samples} states of {r.prompts['number']} prompts, {r.size:,} bytes",
+        f"use it with: bonsai-quant convert ... --solver {r.solver or 'gptq'} "
+        f"--calibration {made.out}",
+    ]
+    return Answer("\n".join(lines), {"out": str(made.out), **r.model_dump(mode="json")})
 
 
 def distilled(made: Distilled) -> Answer:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
+from .calibration import Calibration
 from .checks import Checks
 from .errors import BadInput
+from .guide import Guide
 from .schema import GROUP, LayerStats, PackedLayer, PlannedTensor, StoredTensor
 from .solvers import Solved, solve
 from .solvers.grid import round_kept
@@ -51,7 +53,13 @@ class Assembly:
     """Collects the blocks of one tensor, from any thread, in any order."""
 
     def __init__(
-        self, planned: PlannedTensor, solver: str, bits: int, checks: Checks, skip: bool
+        self,
+        planned: PlannedTensor,
+        solver: str,
+        bits: int,
+        checks: Checks,
+        skip: bool,
+        calibration: Calibration | None = None,
     ) -> None:
         self.planned, self.solver, self.bits = planned, solver, bits
         self.checks, self.skip = checks, skip
@@ -60,6 +68,8 @@ class Assembly:
         self.digests: dict[int, bytes] = {}
         self.inexact = 0
         self.arrays: dict[str, np.ndarray] = {}
+        self.calibration = calibration
+        self.guide: Guide | None = None
 
     def add(self, span: Span, data: np.ndarray) -> Finished | None:
         """Solve the rows of a block; the tensor, when these were its last."""
@@ -76,7 +86,7 @@ class Assembly:
         values = from_stored(data, span.stored.spec.dtype)
         tensor = self.planned.tensor
         if tensor.action != "keep":
-            solved = solve(values, self.solver, tensor.action, self.bits)
+            solved = solve(values, self.solver, tensor.action, self.bits, self._guide())
             _check_solved(solved, values, span)
             parts = {
                 "codes": solved.codes,
@@ -89,6 +99,17 @@ class Assembly:
         rows = slice(span.at, span.at + span.stop - span.start)
         for name, part in parts.items():
             self._array(name, part)[rows] = part
+
+    def _guide(self) -> Guide | None:
+        """What the layer's inputs look like, read and made ready by whoever comes first."""
+        if self.calibration is None:
+            return None
+        with self.lock:
+            if self.guide is None:
+                self.guide = self.calibration.guide(self.planned.tensor.linear)
+                if self.solver == "gptq":
+                    _ = self.guide.factor
+            return self.guide
 
     def _array(self, name: str, part: np.ndarray) -> np.ndarray:
         with self.lock:
@@ -111,7 +132,8 @@ class Assembly:
     def _finish(self) -> Finished:
         ordered = b"".join(self.digests[at] for at in sorted(self.digests))
         digest = xxhash.xxh3_128_hexdigest(ordered)
-        arrays, self.arrays = self.arrays, {}  # what is done must not stay in memory
+        # What is done must not stay in memory.
+        arrays, self.arrays, self.guide = self.arrays, {}, None
         tensor = self.planned.tensor
         if self.skip:
             return Finished(self.planned, None, None, None, digest)

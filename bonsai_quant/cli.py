@@ -41,6 +41,7 @@ def choosing(command: Command) -> Command:
         click.option("--mode", metavar="MODE", help=f"{' or '.join(MODES)}."),
         click.option("--recipe", metavar="FILE", help="A YAML recipe, or a shipped one's name."),
         click.option("--solver", metavar="NAME", help=f"{', '.join(SOLVER_NAMES)}."),
+        click.option("--calibration", metavar="FOLDER", help="What `calibrate` made."),
         click.option(
             "-f",
             "--format",

@@ -7,11 +7,38 @@ from typing import Any
 import click
 
 from . import answers
+from .calibrate import calibrate as run_calibrate
 from .distill import distill as run_distill
 from .manners import common, manners, progress_bar
 from .recover import recover as run_recover
-from .schema import DEFAULT_FORMATS
+from .schema import CALIBRATED, DEFAULT_FORMATS
 from .settings import DEFAULT_SOURCE, MODES
+
+
+@click.command()
+@click.argument("source", default=DEFAULT_SOURCE)
+@click.option("--mode", metavar="MODE", help=f"{' or '.join(MODES)}; with --solver.")
+@click.option("--recipe", metavar="FILE", help="A YAML recipe, or a shipped one's name.")
+@click.option("--solver", metavar="NAME", help=f"Round as it goes: {' or '.join(CALIBRATED)}.")
+@click.option("-o", "--out", metavar="OUT", help="Output folder [./NAME-calibration].")
+@click.option("--prompts", metavar="FILE", help="Prompts to look at, one a line [ours].")
+@click.option("--samples", default=64, show_default=True, help="How many prompts.")
+@click.option("--at-once", default=8, show_default=True, help="States in a block at a time.")
+@click.option("--seed", default=0, show_default=True, help="Of the noise.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier result.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@common
+def calibrate(source: str, **options: Any) -> None:
+    """Learn what the inputs of SOURCE's layers look like, for the solvers that use it.
+
+    \b
+    bonsai-quant calibrate mini-klein --mode ternary --solver gptq -o calibration
+    bonsai-quant convert mini-klein --mode ternary --solver gptq --calibration calibration
+    """
+    show = manners(options)
+    with progress_bar("calibrating", show, unit=" blocks") as progress:
+        made = run_calibrate(source, progress=progress, **options)
+    show(answers.calibrated(made))
 
 
 @click.command()
@@ -74,4 +101,4 @@ def recover(source: str, formats: tuple[str, ...], **options: Any) -> None:
     show(answers.converted(made.packs))
 
 
-TRAINING_COMMANDS = (distill, recover)
+TRAINING_COMMANDS = (calibrate, distill, recover)

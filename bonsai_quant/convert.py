@@ -89,6 +89,7 @@ def convert(
     formats: Sequence[str] | str = DEFAULT_FORMATS,
     recipe: str | Path | Recipe | None = None,
     solver: str | None = None,
+    calibration: str | Path | None = None,
     revision: str | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -109,6 +110,7 @@ def convert(
         mode=mode,
         recipe=recipe,
         solver=solver,
+        calibration=calibration,
         formats=formats,
         revision=revision,
         threads=threads,
@@ -142,9 +144,15 @@ def write_packs(
     ):
         with _opened(plan, staging, resume) as state:
             digests = run(plan, state.take, checks=checks, done=state.resumed, progress=progress)
+            if plan.calibration is not None:
+                plan.calibration.check_source(digests)
             stats = tuple(state.stats[name] for name in sorted(state.stats))
             made = Provenance(
-                plan.recipe, source_record(plan.source, digests), measure(stats), layers_csv(stats)
+                plan.recipe,
+                source_record(plan.source, digests),
+                measure(stats),
+                layers_csv(stats),
+                plan.calibration.sha256 if plan.calibration else None,
             )
             manifests = _finish(state.writers, made, plan.threads)
         staging.commit(

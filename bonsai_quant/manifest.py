@@ -80,7 +80,7 @@ class Measured(pydantic.BaseModel):
 
 
 class Manifest(pydantic.BaseModel):
-    """manifest.json, schema version 1."""
+    """manifest.json, schema version 1. calibration: sha256 of the one that guided the solver."""
 
     model_config = _STRICT
     schema_version: Literal[1]
@@ -94,6 +94,7 @@ class Manifest(pydantic.BaseModel):
     counts: Counts
     bits_per_weight: float
     measured: Measured | None
+    calibration: str | None = None
     files: list[ManifestFile] = pydantic.Field(max_length=MAX_FILES)
 
 
@@ -131,6 +132,7 @@ def build_manifest(
         ),
         bits_per_weight=bits_per_weight(format_name, info),
         measured=made.measured,
+        calibration=made.calibration,
         files=[
             ManifestFile(path=f.path, remote_path=f.path, size=f.size, sha256=f.sha256)
             for f in sorted(files, key=lambda f: f.path)
@@ -140,12 +142,16 @@ def build_manifest(
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How a pack came to be. measured and layers_csv: None when another program made it."""
+    """How a pack came to be. measured and layers_csv: None when another program made it.
+
+    calibration: sha256 of the calibration.json that guided the solver.
+    """
 
     recipe: Recipe
     source: SourceRecord
     measured: Measured | None
     layers_csv: bytes | None
+    calibration: str | None = None
 
 
 def measure(stats: Sequence[LayerStats]) -> Measured:

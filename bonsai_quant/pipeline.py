@@ -50,7 +50,12 @@ def run(
     """
     assemblies = {
         t.tensor.name: Assembly(
-            t, plan.recipe.solver, plan.info.bits, checks, t.tensor.name in done
+            t,
+            plan.recipe.solver,
+            plan.info.bits,
+            checks,
+            t.tensor.name in done,
+            plan.calibration if t.tensor.packed else None,
         )
         for t in plan.tensors
     }

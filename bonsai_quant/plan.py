@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .calibration import Calibration, open_calibration
 from .errors import BadInput, EnvironmentFault, Unsupported, UsageError
 from .formats import FORMATS
 from .recipe import Recipe, apply_overrides, unknown
 from .schema import (
+    CALIBRATED,
     DEFAULT_FORMATS,
     FORMAT_NAMES,
     GROUP,
@@ -54,6 +56,7 @@ class Plan:
     memory_bytes: int
     threads: int
     settings: tuple[Setting, ...]
+    calibration: Calibration | None = None
 
     @property
     def source_bytes(self) -> int:
@@ -72,6 +75,7 @@ def plan(
     mode: str | None = None,
     recipe: str | Path | Recipe | None = None,
     solver: str | None = None,
+    calibration: str | Path | None = None,
     formats: Sequence[str] | str = DEFAULT_FORMATS,
     revision: str | None = None,
     threads: int | None = None,
@@ -82,6 +86,7 @@ def plan(
 
     source: a path, a shipped model's name, or `org/name[@revision]` on the Hub.
     mode, solver: override the recipe.  max_memory: bytes that must be enough.
+    calibration: a folder that `calibrate` made, for the solvers that need one.
     strict: warnings about the source's index are errors.
     """
     used, settings = choose_recipe(recipe, mode, solver)
@@ -94,14 +99,42 @@ def plan(
     info = PackInfo(
         found.model.base, used.mode, dict(found.config), tuple(t.tensor for t in tensors)
     )
-    memory = peak_memory(info, workers)
+    calibrated = _calibration(calibration, used, info)
+    memory = peak_memory(info, workers) + (guide_memory(info, workers) if calibrated else 0)
     if max_memory is not None and max_memory < memory:
         raise UsageError(
             f"--max-memory {max_memory} is too little; this needs {memory} bytes",
             hint="raise it, or use fewer --threads",
         )
     files = planned_files(info, chosen)
-    return Plan(found, used, info, tensors, chosen, files, memory, workers, (*settings, setting))
+    origins = (*settings, setting)
+    return Plan(found, used, info, tensors, chosen, files, memory, workers, origins, calibrated)
+
+
+def _calibration(folder: str | Path | None, recipe: Recipe, info: PackInfo) -> Calibration | None:
+    """The calibration that the solver needs, checked to fit every packed layer."""
+    needs = recipe.solver in CALIBRATED
+    if needs == (folder is not None):
+        if folder is None:
+            return None
+        found = open_calibration(folder)
+        found.check(info.packed)
+        if found.record.mode not in (None, recipe.mode):
+            raise UsageError(
+                f"was made behind {found.record.mode} layers, and this pack is {recipe.mode}",
+                where=str(folder),
+                hint="calibrate for this mode",
+            )
+        return found
+    if needs:
+        raise UsageError(
+            f"the solver {recipe.solver!r} needs a calibration",
+            hint="make one with `bonsai-quant calibrate`, and pass it as --calibration",
+        )
+    raise UsageError(
+        f"the solver {recipe.solver!r} uses no calibration",
+        hint=f"pass --solver {' or '.join(CALIBRATED)} as well",
+    )
 
 
 def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
@@ -155,6 +188,12 @@ def peak_memory(info: PackInfo, threads: int) -> int:
     kept = max((t.size * 2 for t in info.kept), default=0)
     # A finished layer stands in memory with its base-3, transposed and dense-chunk copies.
     return PROCESS_BYTES + (2 * threads + 2) * block + threads * max(3 * packed, 2 * kept)
+
+
+def guide_memory(info: PackInfo, threads: int) -> int:
+    """Bytes of the moments that solvers hold: H, damped, its inverse and factor, in float64."""
+    widest = max((t.shape[1] for t in info.packed), default=0)
+    return threads * 5 * 8 * widest**2
 
 
 def _check_base(source: Source, recipe: Recipe) -> None:

@@ -24,6 +24,7 @@ def purpose(plan: Plan) -> dict[str, Any]:
         "formats": plan.formats,
         "recipe": plan.recipe.model_dump(mode="json"),
         "tensors": [to_json(t.tensor) for t in plan.tensors],
+        "calibration": plan.calibration.sha256 if plan.calibration else None,
         "version": __version__,
     }
 

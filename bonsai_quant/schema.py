@@ -28,7 +28,8 @@ def no_progress(n_bytes: int, n_tensors: int, total_bytes: int) -> None:
     """Tell nobody."""
 
 
-SOLVER_NAMES = ("exact", "absmean")
+SOLVER_NAMES = ("exact", "absmean", "weighted", "gptq")
+CALIBRATED = ("weighted", "gptq")
 FORMAT_NAMES = ("bonsai", "mlx", "gemlite", "unpacked")
 DEFAULT_FORMATS = ("bonsai", "mlx", "gemlite")
 

@@ -12,11 +12,12 @@ ROOT = Path(bonsai_quant.__file__).parent
 ORDER = (
     "version", "errors", "needs", "schema", "training", "png", "jit", "scenes", "storage",
     "bases", "shards", "shipped", "hub", "source", "recipe", "settings", "recovery", "checks",
-    "bits", "dense", "solvers", "formats", "plan", "assembly", "pipeline", "layers", "manifest",
-    "pack", "integrity", "packwriter", "resume", "convert", "kernels", "benchmark", "runners",
-    "levels", "verify", "export", "diff", "inspect", "doctor", "tables", "generate", "report",
-    "intervals", "gallery", "grid", "score", "trajectories", "distill", "recover", "demo",
-    "scoreboard", "answers", "ending", "manners", "cli_training", "cli", "__main__",
+    "bits", "dense", "guide", "solvers", "calibration", "formats", "plan", "assembly", "pipeline",
+    "layers", "manifest", "pack", "integrity", "packwriter", "resume", "convert", "kernels",
+    "benchmark", "runners", "levels", "verify", "export", "diff", "inspect", "doctor", "tables",
+    "generate", "report", "intervals", "gallery", "grid", "score", "trajectories", "calibrate",
+    "distill", "recover", "demo", "scoreboard", "answers", "ending", "manners", "cli_training",
+    "cli", "__main__",
 )  # fmt: skip
 """A module imports only from those before it. Plan needs the formats, to know every byte."""
 

@@ -13,8 +13,8 @@ import bonsai_quant
 from bonsai_quant import diff, inspect
 from bonsai_quant.cli import cli
 
-COMMANDS = ("convert", "demo", "diff", "doctor", "export", "generate", "inspect", "plan", "report",
-            "score", "verify")  # fmt: skip
+COMMANDS = ("calibrate", "convert", "demo", "diff", "distill", "doctor", "export", "generate",
+            "inspect", "plan", "recover", "report", "score", "verify")  # fmt: skip
 
 
 def test_every_command_is_a_function_of_the_package():
@@ -33,7 +33,7 @@ def test_help_ends_with_an_example(run, command):
 
 
 def test_starting_imports_nothing_heavy():
-    heavy = "numba,torch,mlx,diffusers,transformers,huggingface_hub,gemlite,triton,PIL,scipy"
+    heavy = "numba,torch,mlx,diffusers,transformers,huggingface_hub,gemlite,triton,PIL,matplotlib"
     code = (
         "import sys\n"
         "from bonsai_quant.cli import main\n"

@@ -309,3 +309,20 @@ def _config(counts: tuple[int, int], sizes: Mapping[str, int], guidance: bool) -
         "rope_theta": 2000,
         "timestep_guidance_channels": sizes["t"],
     }
+
+
+SAME_INPUT = {
+    "attn.to_k": "attn.to_q",
+    "attn.to_v": "attn.to_q",
+    "attn.add_k_proj": "attn.add_q_proj",
+    "attn.add_v_proj": "attn.add_q_proj",
+}
+"""Linears of a block that read what another one of it reads."""
+
+
+def input_of(linear: str) -> str:
+    """The first of the linears that read what this one reads. linear: diffusers name."""
+    for name, first in SAME_INPUT.items():
+        if linear.endswith(f".{name}"):
+            return f"{linear.removesuffix(name)}{first}"
+    return linear

@@ -1,0 +1,97 @@
+"""From a pipeline to a folder of second moments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..calibration import CalibrationRecord
+from ..convert import check_output
+from ..errors import UsageError
+from ..needs import RUN, require
+from ..plan import Plan, plan
+from ..recipe import Recipe, unknown
+from ..runners.places import Place, locate
+from ..schema import CALIBRATED, Progress, no_progress
+from ..settings import DEFAULT_SOURCE, default_out
+
+SAMPLES = 64
+"""Prompts whose ways are looked at, each at every noise level of the sampler."""
+AT_ONCE = 8
+"""States that go through a block at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be done. mode: of the plan; solver: None for moments of the full precision."""
+
+    place: Place
+    plan: Plan
+    solver: str | None
+    prompts: str | None
+    samples: int
+    at_once: int
+    seed: int
+    out: Path
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Packed layer -> the first of those that read the same input."""
+        from ..bases.flux2 import input_of
+
+        return {
+            t.tensor.linear: input_of(t.tensor.linear) for t in self.plan.tensors if t.tensor.packed
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What was made."""
+
+    out: Path
+    record: CalibrationRecord
+
+
+def calibrate(
+    source: str = DEFAULT_SOURCE,
+    *,
+    mode: str | None = None,
+    recipe: str | Path | Recipe | None = None,
+    solver: str | None = None,
+    out: str | Path | None = None,
+    prompts: str | None = None,
+    samples: int = SAMPLES,
+    at_once: int = AT_ONCE,
+    seed: int = 0,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress = no_progress,
+) -> Calibrated:
+    """Collect the second moments of every packed layer's inputs into OUT, block by block.
+
+    solver: `gptq` or `weighted`: each block is looked at behind blocks that are already rounded
+    with it, as they will be; None: behind full precision, which serves any mode.
+    prompts: a file, one a line.  samples: prompts.  at_once: states in memory of the device.
+    progress: called with blocks.
+    """
+    require(RUN, "run")
+    from .run import run
+
+    if solver is not None and solver not in CALIBRATED:
+        raise unknown("solver", solver, CALIBRATED)
+    for name, value in (("samples", samples), ("at-once", at_once)):
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1, not {value}")
+    place = locate(source)
+    if place.pack is not None:
+        raise UsageError("is a pack", where=source, hint="give the full-precision pipeline")
+    planned = plan(source, mode=mode or (None if recipe else "ternary"), recipe=recipe,
+                   formats="bonsai")  # fmt: skip
+    if solver is not None and mode is None and recipe is None:
+        raise UsageError("a solver needs to know the mode", hint="pass --mode ternary or binary")
+    target = default_out(source, "calibration") if out is None else Path(out)
+    work = Work(place, planned, solver, prompts, samples, at_once, seed, target)
+    check_output(target, planned, overwrite=overwrite)
+    record: Any = run(work, overwrite=overwrite, resume=resume, progress=progress)
+    return Calibrated(target, record)

@@ -46,6 +46,7 @@ def calibrate(source: str, **options: Any) -> None:
 @click.option("--mode", metavar="MODE", help=f"{' or '.join(MODES)}.")
 @click.option("--recipe", metavar="FILE", help="A YAML recipe with a `distillation`, or its name.")
 @click.option("-o", "--out", metavar="OUT", help="Output folder [./NAME-MODE-distilled].")
+@click.option("--start", metavar="PACK", help="Begin as this pack, as `gptq` leaves it.")
 @click.option("--prompts", metavar="FILE", help="Prompts to learn from, one a line [ours].")
 @click.option("--seed", default=0, show_default=True, help="Of the order of prompts, and of noise.")
 @click.option("--steps", type=int, metavar="N", help="Updates [the recipe's].")
@@ -81,8 +82,16 @@ def distill(
 
 @click.command()
 @click.argument("source", default=DEFAULT_SOURCE)
-@click.option("--recipe", required=True, metavar="FILE", help="With a `distillation`, or a name.")
-@click.option("-o", "--out", required=True, metavar="OUT", help="Of the packs; and OUT-trained.")
+@click.option(
+    "--recipe", required=True, metavar="FILE", help="A YAML recipe, or a shipped one's name."
+)
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    metavar="OUT",
+    help="Of the packs; OUT-... for what leads to them.",
+)
 @click.option("-f", "--format", "formats", multiple=True, metavar="F", help="As in convert.")
 @click.option("--prompts", metavar="FILE", help="Prompts to learn from, one a line [ours].")
 @click.option("--seed", default=0, show_default=True, help="Of the training.")
@@ -90,7 +99,7 @@ def distill(
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
 @common
 def recover(source: str, formats: tuple[str, ...], **options: Any) -> None:
-    """Train SOURCE as a recipe says, then convert it: from a pipeline to a recovered pack.
+    """Calibrate, round, train and pack SOURCE as a recipe says: from a pipeline to a good pack.
 
     \b
     bonsai-quant recover mini-klein --recipe mini-klein-ternary -o packs

@@ -17,7 +17,7 @@ from .errors import BadInput, UsageError
 from .schema import SOLVER_NAMES, Action, Mode
 from .storage import fs
 
-TRAINING = ("distillation",)
+TRAINING = ("calibration", "distillation")
 """What the recipes of `recover` may say besides."""
 
 _STRICT = pydantic.ConfigDict(extra="forbid", frozen=True)

@@ -1,4 +1,4 @@
-"""From a source to a recovered pack in one call: train as a recipe says, then convert."""
+"""From a source to a recovered pack in one call: look, round, train and pack as a recipe says."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from .calibrate import calibrate
 from .convert import Converted, check_free, convert
 from .distill import distill
 from .errors import UsageError
-from .recovery import load_recovery
-from .schema import DEFAULT_FORMATS, Progress, no_progress
+from .recovery import Recovery, load_recovery
+from .schema import CALIBRATED, DEFAULT_FORMATS, Progress, no_progress
 from .settings import DEFAULT_SOURCE
+from .training import Calibrating
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What was made. trained: the pipeline between, already on the grid of the packs."""
+    """What was made. between: the folders that led to the packs, and may go."""
 
-    trained: Path
+    between: tuple[Path, ...]
     packs: Converted
 
 
@@ -35,24 +38,73 @@ def recover(
     resume: bool = False,
     progress: Progress = no_progress,
 ) -> Recovered:
-    """Distil a source into `<OUT>-trained` and pack that, without any loss, into OUT.
+    """Calibrate, round and distil into OUT-calibration, OUT-rounded and OUT-trained; pack into OUT.
 
-    The arguments are those of `distill` and `convert`. With `resume`, a training that is already
-    finished is packed as it is.
+    The recipe says which of these there are: its solver may need a calibration, and it may have a
+    `distillation`.  The arguments are those of `calibrate`, `distill` and `convert`.
+    resume: what is already finished is taken as it is.
     """
     said = load_recovery(recipe, None)
-    if said.distillation is None:
+    calibrated = said.recipe.solver in CALIBRATED
+    if not calibrated and said.distillation is None:
         raise UsageError(
-            "trains nothing: it has no `distillation`", where=str(recipe), hint="use `convert`"
+            "only rounds: its solver needs no calibration, and it has no `distillation`",
+            where=str(recipe),
+            hint="use `convert`",
         )
-    packs, trained = Path(out), Path(f"{Path(out)}-trained")
+    packs = Path(out)
     check_free(packs, overwrite=overwrite)
-    if not (resume and os.path.lexists(trained)):
-        distill(
-            source, recipe=recipe, out=trained, prompts=prompts, seed=seed, overwrite=overwrite,
-            resume=resume, progress=progress,
-        )  # fmt: skip
-    made = convert(
-        str(trained), recipe=said.recipe, out=packs, formats=formats, overwrite=overwrite
-    )
-    return Recovered(trained, made)
+    calls = _Calls(source, said, packs, prompts, seed, overwrite, resume, progress)
+    between = []
+    if calibrated:
+        between.append(calls.calibrate())
+    if said.distillation is None:
+        made = convert(source, recipe=said.recipe, calibration=between[-1], out=packs,
+                       formats=formats, overwrite=overwrite)  # fmt: skip
+        return Recovered(tuple(between), made)
+    if calibrated:
+        between.append(calls.round(between[-1]))
+    between.append(calls.distill(recipe, between[-1] if between else None))
+    final = said.recipe.model_copy(update={"solver": "exact"})
+    made = convert(str(between[-1]), recipe=final, out=packs, formats=formats, overwrite=overwrite)
+    return Recovered(tuple(between), made)
+
+
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """The stages before the last, each into a folder beside the packs."""
+
+    source: str
+    said: Recovery
+    packs: Path
+    prompts: str | None
+    seed: int
+    overwrite: bool
+    resume: bool
+    progress: Progress
+
+    def calibrate(self) -> Path:
+        asked = self.said.calibration or Calibrating()
+        recipe = self.said.recipe
+        return self._stage("calibration", lambda out, how: calibrate(
+            self.source, recipe=recipe, solver=recipe.solver, out=out, prompts=self.prompts,
+            seed=self.seed, samples=asked.samples, at_once=asked.at_once, **how,
+        ))  # fmt: skip
+
+    def round(self, calibration: Path) -> Path:
+        return self._stage("rounded", lambda out, how: convert(
+            self.source, recipe=self.said.recipe, calibration=calibration, out=out,
+            formats="bonsai", **how,
+        ))  # fmt: skip
+
+    def distill(self, recipe: str | Path, start: Path | None) -> Path:
+        return self._stage("trained", lambda out, how: distill(
+            self.source, recipe=recipe, out=out, start=start, prompts=self.prompts,
+            seed=self.seed, progress=self.progress, **how,
+        ))  # fmt: skip
+
+    def _stage(self, name: str, make: Any) -> Path:
+        out = Path(f"{self.packs}-{name}")
+        if not (self.resume and os.path.lexists(out)):
+            make(out, {"overwrite": self.overwrite, "resume": self.resume})
+        return out

@@ -12,40 +12,40 @@ import pydantic
 from .errors import UsageError, first_problem
 from .recipe import TRAINING, Recipe, parse_recipe, read_mapping
 from .settings import choose_recipe
-from .training import Distillation
+from .training import Calibrating, Distillation
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """recipe: of the conversion.  distillation: of what comes before it, if anything does."""
+    """recipe: of the conversion.  calibration, distillation: of what comes before, if anything."""
 
     recipe: Recipe
-    distillation: Distillation | None
+    calibration: Calibrating | None = None
+    distillation: Distillation | None = None
 
 
 def load_recovery(recipe: str | Path | Recipe | None, mode: str | None) -> Recovery:
     """A recipe with its training, from a file or a shipped one's name; a mode alone is one too."""
     if recipe is None or isinstance(recipe, Recipe):
-        return Recovery(choose_recipe(recipe, mode, None)[0], None)
+        return Recovery(choose_recipe(recipe, mode, None)[0])
     data, place = read_mapping(recipe)
     said = {key: data.pop(key) for key in TRAINING if key in data}
     used = choose_recipe(parse_recipe(data, str(place)), mode, None)[0]
-    distillation = said.get("distillation")
-    if distillation is None:
-        return Recovery(used, None)
-    return Recovery(used, _distillation(distillation, str(place)))
+    kinds = {"calibration": Calibrating, "distillation": Distillation}
+    return Recovery(used, **{k: _settings(kinds[k], v, k, str(place)) for k, v in said.items()})
 
 
 def with_changes(settings: Distillation, changes: Mapping[str, Any]) -> Distillation:
     """The settings with those that were given on the command line."""
     given = {k: v for k, v in changes.items() if v is not None}
-    return _distillation(settings.model_dump() | given, "the settings")
+    changed: Distillation = _settings(
+        Distillation, settings.model_dump() | given, "distillation", "the settings"
+    )
+    return changed
 
 
-def _distillation(data: Any, place: str) -> Distillation:
+def _settings(kind: Any, data: Any, name: str, place: str) -> Any:
     try:
-        return Distillation.model_validate(data)
+        return kind.model_validate(data)
     except pydantic.ValidationError as e:
-        raise UsageError(
-            f"distillation: {first_problem(e)}", where=place, hint="mend the recipe"
-        ) from e
+        raise UsageError(f"{name}: {first_problem(e)}", where=place, hint="mend the recipe") from e

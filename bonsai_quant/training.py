@@ -1,8 +1,16 @@
-"""How long and how fast to train: the `distillation` of a recipe."""
+"""What a recipe may ask for before rounding: its `calibration` and its `distillation`."""
 
 from __future__ import annotations
 
 import pydantic
+
+
+class Calibrating(pydantic.BaseModel):
+    """How inputs are looked at, for the recipe's solver. samples: prompts.  at_once: states."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    samples: int = pydantic.Field(default=64, ge=1)
+    at_once: int = pydantic.Field(default=8, ge=1)
 
 
 class Distillation(pydantic.BaseModel):

@@ -249,7 +249,7 @@ def test_recover_goes_from_a_source_to_packs(standin, recipe, few, tmp_path):
         str(standin), recipe=recipe, out=tmp_path / "packs", prompts=str(few), formats="bonsai,mlx"
     )
     assert made.packs.manifests["mlx"].measured.lossless
-    assert made.trained == tmp_path / "packs-trained"
+    assert made.between == (tmp_path / "packs-trained",)
     again = recover(
         str(standin), recipe=recipe, out=tmp_path / "more", prompts=str(few), formats="bonsai"
     )
@@ -301,7 +301,7 @@ def test_a_recipe_that_trains_is_not_for_convert(standin, recipe, tmp_path):
 
 
 def test_a_recipe_that_does_not_train_is_not_for_recover(standin, tmp_path):
-    with pytest.raises(UsageError, match="trains nothing"):
+    with pytest.raises(UsageError, match="only rounds"):
         recover(str(standin), recipe="klein-4b-ternary", out=tmp_path / "out")
 
 

@@ -86,10 +86,10 @@ def calibrate(
     place = locate(source)
     if place.pack is not None:
         raise UsageError("is a pack", where=source, hint="give the full-precision pipeline")
-    planned = plan(source, mode=mode or (None if recipe else "ternary"), recipe=recipe,
-                   formats="bonsai")  # fmt: skip
     if solver is not None and mode is None and recipe is None:
         raise UsageError("a solver needs to know the mode", hint="pass --mode ternary or binary")
+    any_mode = mode or (None if recipe else "ternary")
+    planned = plan(source, mode=any_mode, recipe=recipe, solver="exact", formats="bonsai")
     target = default_out(source, "calibration") if out is None else Path(out)
     work = Work(place, planned, solver, prompts, samples, at_once, seed, target)
     check_output(target, planned, overwrite=overwrite)

@@ -9,6 +9,7 @@ from ..benchmark import read_benchmark
 from ..runners.loading import loading
 from ..runners.runner import start
 from ..runners.sampling import levels
+from ..runners.stock import dense_transformer
 from ..runners.torch import TorchRunner
 from ..trajectories.denoiser import Denoiser
 from ..trajectories.prompts import Prompts
@@ -42,18 +43,25 @@ def load(work: Work, ranks: Ranks, prompts: Prompts) -> tuple[Trainer, Exam]:
 
 def _transformer(work: Work, ranks: Ranks, *, learns: bool) -> Flux2Transformer2DModel:
     """The student in float32 with latent linears, or the teacher in the device's precision."""
-    folder = work.place.part("transformer")
-    half = ranks.device.type == "cuda" and not learns
-    with loading("diffusers", folder):
-        model = Flux2Transformer2DModel.from_pretrained(
-            folder, torch_dtype=torch.bfloat16 if half else torch.float32,
-            local_files_only=True, use_safetensors=True,
-        )  # fmt: skip
+    if learns and work.start is not None:
+        model = dense_transformer(work.start)
+    else:
+        model = _loaded(work, ranks, learns)
     if learns:
         attach(model, work.modes)
         if work.settings.checkpointing:
             model.enable_gradient_checkpointing()
     return model.train(learns).requires_grad_(learns)
+
+
+def _loaded(work: Work, ranks: Ranks, learns: bool) -> Flux2Transformer2DModel:
+    folder = work.place.part("transformer")
+    half = ranks.device.type == "cuda" and not learns
+    with loading("diffusers", folder):
+        return Flux2Transformer2DModel.from_pretrained(
+            folder, torch_dtype=torch.bfloat16 if half else torch.float32,
+            local_files_only=True, use_safetensors=True,
+        )  # fmt: skip
 
 
 def encoded(runner: TorchRunner, prompts: tuple[str, ...], words: int) -> torch.Tensor:

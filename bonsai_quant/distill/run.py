@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..benchmark import read_benchmark
+from ..manifest import NAME
 from ..resume import kept_for_resume
 from ..runners.sampling import PIXELS
 from ..schema import Progress
@@ -44,6 +45,7 @@ def run(
         "settings": work.settings.model_dump(mode="json"),
         "seed": work.seed,
         "prompts": {"number": len(prompts.used), "sha256": prompts.sha256},
+        "start": None if work.start is None else fs.sha256_file(work.start.folder / NAME)[1],
         "version": __version__,
     }
     with ExitStack() as stack:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..convert import check_output
-from ..errors import UsageError
+from ..errors import BadInput, UsageError
+from ..integrity import require_whole
 from ..needs import RUN, TRAIN, require
+from ..pack import Pack, find_packs, open_pack
 from ..plan import Plan, plan
 from ..recipe import Recipe
 from ..runners.places import Place, locate
@@ -37,7 +39,10 @@ class Distilled:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is to be done: which layers of which pipeline, how, and where the result goes."""
+    """What is to be done: which layers of which pipeline, how, and where the result goes.
+
+    start: where the student's weights come from, if not from the pipeline.
+    """
 
     place: Place
     plan: Plan
@@ -45,6 +50,7 @@ class Work:
     prompts: str | None
     seed: int
     out: Path
+    start: Pack | None = None
 
     @property
     def modes(self) -> dict[str, str]:
@@ -58,6 +64,7 @@ def distill(
     mode: str | None = None,
     recipe: str | Path | Recipe | None = None,
     out: str | Path | None = None,
+    start: str | Path | None = None,
     prompts: str | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -70,7 +77,8 @@ def distill(
     """Distil a pipeline into one on the grid of a mode, in OUT (`./<name>-<mode>-distilled`).
 
     recipe: a file whose `distillation` says how (training.Distillation); its other fields as in
-    `convert`.  prompts: a file, one a line.  changes: of the distillation's settings.
+    `convert`.  start: a pack of the same model, as `gptq` leaves it, for the student to begin as.
+    prompts: a file, one a line.  changes: of the distillation's settings.
     max_memory: bytes of each device that may be used.  progress: called with updates.
     Under `torchrun` the model is cut among its processes (FSDP2).
     """
@@ -79,7 +87,14 @@ def distill(
     from .run import run
 
     work = prepare(
-        source, mode=mode, recipe=recipe, out=out, prompts=prompts, seed=seed, changes=changes
+        source,
+        mode=mode,
+        recipe=recipe,
+        out=out,
+        prompts=prompts,
+        seed=seed,
+        changes=changes,
+        start=start,
     )
     check_output(work.out, work.plan, overwrite=overwrite)
     with join() as ranks:
@@ -92,7 +107,7 @@ def distill(
 
 def prepare(
     source: str, *, mode: str | None, recipe: str | Path | Recipe | None, out: str | Path | None,
-    prompts: str | None, seed: int, changes: Mapping[str, Any],
+    prompts: str | None, seed: int, changes: Mapping[str, Any], start: str | Path | None = None,
 ) -> Work:  # fmt: skip
     """Everything that can be refused before anything is loaded."""
     from ..recovery import load_recovery, with_changes
@@ -103,6 +118,24 @@ def prepare(
     if place.pack is not None:
         raise UsageError("is a pack: there is nothing to learn from", where=source,
                          hint="give the full-precision pipeline")  # fmt: skip
-    work = plan(source, mode=mode, recipe=said.recipe, formats="unpacked")
+    # Whatever solver the recipe names: what comes out of here is on the grid, and needs none.
+    work = plan(source, mode=mode, recipe=said.recipe, solver="exact", formats="unpacked")
     target = Path(f"{default_out(source, work.info.mode)}-distilled") if out is None else Path(out)
-    return Work(place, work, settings, prompts, seed, target)
+    begin = None if start is None else _opened(start, work)
+    return Work(place, work, settings, prompts, seed, target, begin)
+
+
+def _opened(start: str | Path, work: Plan) -> Pack:
+    """The pack to begin as, if it is one of this model with the same layers packed."""
+    found = find_packs(Path(start))
+    if not found:
+        raise UsageError(f"no pack in {str(start)[:300]!r}", hint="give one of this model")
+    pack = open_pack(found[0])
+    if pack.info.tensors != work.info.tensors:
+        raise BadInput(
+            f"is no {work.info.mode} pack of this model with the same layers packed",
+            where=str(start),
+            hint="convert the same source by the same recipe",
+        )
+    require_whole(pack)
+    return pack

@@ -179,6 +179,7 @@ def inspect(path: str, tensors: bool, **options: Any) -> None:
 @cli.command()
 @click.argument("pack")
 @click.option("--against", metavar="SOURCE", help="Quantize SOURCE again and compare.")
+@click.option("--calibration", metavar="FOLDER", help="What guided the solver of the pack.")
 @click.option("--level", default="codes", show_default=True, help=f"{', '.join(LEVELS)}.")
 @click.option("--pipeline", metavar="P", help="Text encoder, VAE and so on of a pack [its source].")
 @click.option("--backend", "backends", multiple=True, help=f"{', '.join(BACKENDS)} [all].")

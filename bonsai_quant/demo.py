@@ -1,4 +1,4 @@
-"""The whole loop on mini-klein: plan, convert, verify, inspect, diff, and pictures of all three."""
+"""The whole loop on mini-klein: plan, convert, verify, inspect, diff, and pictures of them all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .needs import LOOK, RUN, install, missing
 from .plan import Plan, plan
 from .runners.places import locate
 from .score import ModelScore, compare, examples, task_for
-from .shipped import NAMES
+from .shipped import NAMES, find_shipped_pack
 from .storage.single import write_file
 from .verify import Verdict, verify
 
@@ -26,7 +26,10 @@ PROMPTS, IMAGES = 8, 2
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What the three models painted. sheet: the PNG.  scores: source, ternary, binary."""
+    """What the models painted. sheet: the PNG.  scores: the source's, then each pack's.
+
+    A pack of rounded weights stands beside the one whose quality was recovered by training.
+    """
 
     sheet: Path
     task: Task
@@ -52,7 +55,7 @@ def demo(
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Demo:
-    """Convert mini-klein in both modes, prove the packs, and paint with all three.
+    """Convert mini-klein in both modes, prove the packs, and paint with all of them.
 
     out: a new folder for all of it.  seed: of the noise that pictures start from.
     say: told each step before it is taken.
@@ -80,7 +83,10 @@ def _pictures(folder: Path, source: str, seed: int, say: Callable[[str], None]) 
     """Paint the same captions with source and packs; or the reason why it cannot be done here."""
     if problem := missing((*RUN, *LOOK)):
         return f"{problem} -> {install('run')}"
-    places = [locate(source), *(locate(str(folder / m)) for m in MODES)]
+    trained = [f"{source}-{mode}" for mode in MODES]
+    packs = [p for m, t in zip(MODES, trained, strict=True) for p in (str(folder / m), t)]
+    there = [p for p in packs if p not in trained or find_shipped_pack(p)]
+    places = [locate(source), *(locate(p) for p in there)]
     task = task_for(places, split="test", prompts=PROMPTS, images=IMAGES, seed=seed)
     galleries = []
     for place in places:

@@ -27,6 +27,7 @@ from .schema import (
     StoredTensor,
     TensorSpec,
 )
+from .shipped import find_shipped_pack
 from .storage import fs
 from .storage.safetensors import read_header, strict_json
 
@@ -88,7 +89,9 @@ class Pack:
 
 
 def find_packs(path: Path) -> list[Path]:
-    """The pack folders at `path`: itself, or those that a conversion put into it."""
+    """The pack folders at `path`: itself, those that a conversion put into it, or a shipped one."""
+    if not os.path.lexists(path) and (shipped := find_shipped_pack(str(path))):
+        return [shipped]
     if weight_file(path) or (path / MANIFEST).is_file():
         return [path]
     # A manifest without its weights is a damaged pack, which must not be passed over.

@@ -48,6 +48,7 @@ def verify(
     *,
     level: str = "codes",
     against: str | None = None,
+    calibration: str | None = None,
     pipeline: str | None = None,
     backends: Sequence[str] = BACKENDS,
     layers: int = 3,
@@ -57,6 +58,7 @@ def verify(
     """Check a pack's folder, or all packs that `convert` wrote into one.
 
     against: the source, quantized again and compared; its velocities and pictures, too.
+    calibration: the folder that guided the pack's solver, to quantize again with.
     pipeline: where steps and images get a text encoder and the other parts [the pack's source].
     layers: how many each kernel is run on.
     A failed check is in the verdict; an error is raised only when nothing could be checked.
@@ -75,7 +77,7 @@ def verify(
     checks += opened
     checks += check_codes(packs, workers, progress)
     if against and packs:
-        checks.append(check_against(packs[0], against, threads, progress))
+        checks.append(check_against(packs[0], against, threads, progress, calibration))
     if level == "codes" or not packs:
         return Verdict(tuple(checks))
     for p in packs:

@@ -333,6 +333,7 @@ def test_the_ladder_fills_its_page(truth, standin, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(root / "tools"))
     import ladder
 
+    monkeypatch.setattr(ladder, "SAMPLES", 4)
     (tmp_path / "quality.md").write_text((root / "docs/quality.md").read_text())
     options = {
         "--source": standin,
@@ -345,11 +346,16 @@ def test_the_ladder_fills_its_page(truth, standin, tmp_path, monkeypatch):
     done = CliRunner().invoke(ladder.main, arguments, catch_exceptions=False)
     sys.modules.pop("ladder")
     assert done.exit_code == 0
-    figures = json.loads((tmp_path / "ladder.json").read_text())
-    rungs = [(r["mode"], r["solver"]) for r in figures["rungs"]]
-    assert rungs == [(m, s) for m in ("ternary", "binary") for s in ("exact", "absmean")]
+    figures = json.loads((tmp_path / "quality.json").read_text())
+    rungs = [(r["mode"], r["way"]) for r in figures["rungs"]]
+    ways = ("absmean", "exact", "weighted", "gptq")
+    assert rungs == [(m, w) for m in ("ternary", "binary") for w in ways]
+    for r in figures["rungs"]:
+        assert set(r["proxies"]) == {"weights", "teacher", "own", "first", "latents"}
+    own = {(r["mode"], r["way"]): r["proxies"]["own"] for r in figures["rungs"]}
+    assert own["ternary", "gptq"] < own["ternary", "exact"] < own["binary", "exact"]
     page = (tmp_path / "quality.md").read_text()
     table = page.split("<!-- ladder -->")[1].split("<!-- /ladder -->")[0]
-    for words in ("| ternary, exact | 0.", "| binary, absmean | 0.", "above chance", "test"):
+    for words in ("| ternary, exact | ", "| binary, gptq | ", "above chance", "rank corr"):
         assert words in table.lower()
     assert "## Its limits" in page

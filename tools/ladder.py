@@ -1,11 +1,12 @@
-"""Score mini-klein, and what each way of rounding it keeps: the table of docs/quality.md.
+"""Score mini-klein, and what each way of making packs of it keeps: the tables of docs/quality.md.
 
     python tools/ladder.py [--source mini-klein] [--prompts 100] [--images 4] [--work .bench/ladder]
 
-Every rung is converted anew, and all of them paint the same captions from the same noise as the
-source, whose pictures are made once. The figures go to docs/ladder.json and, as tables, between the
-marks of docs/quality.md. One thread or many, a figure may move by a picture or two: the order in
-which a processor adds numbers decides the last bit of a pixel.
+Every rung is made anew but the trained ones, which ship with the package (`--train` makes them
+again, which takes an hour). All of them paint the same captions from the same noise as the source,
+whose pictures are made once. The figures go to docs/quality.json and, as tables, between the marks
+of docs/quality.md. One thread or many, a figure may move by a picture or two: the order in which a
+processor adds numbers decides the last bit of a pixel.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import platform
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,46 +23,93 @@ from typing import Any
 import click
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from bonsai_quant import convert, scoreboard  # noqa: E402
+from proxies import PROXIES, Proxies, rank_correlation  # noqa: E402
+
+from bonsai_quant import calibrate, convert, recover, scoreboard  # noqa: E402
 from bonsai_quant.gallery import Gallery, Task, exhibit  # noqa: E402
 from bonsai_quant.intervals import Figure  # noqa: E402
 from bonsai_quant.needs import installed  # noqa: E402
+from bonsai_quant.pack import find_packs, open_pack  # noqa: E402
 from bonsai_quant.runners.places import Place, locate  # noqa: E402
 from bonsai_quant.scenes.world import CATEGORIES  # noqa: E402
 from bonsai_quant.score import Scored, compare, examples, task_for  # noqa: E402
+from bonsai_quant.shipped import find_shipped_pack  # noqa: E402
 from bonsai_quant.storage.single import write_file  # noqa: E402
 from bonsai_quant.version import __version__  # noqa: E402
 
-RUNGS = tuple((mode, solver) for mode in ("ternary", "binary") for solver in ("exact", "absmean"))
+MODES = ("ternary", "binary")
+WAYS = ("absmean", "exact", "weighted", "gptq", "trained")
+SAMPLES, AT_ONCE = 256, 64
+"""Prompts of a calibration, and states at once."""
 BEGIN, END = "<!-- ladder -->", "<!-- /ladder -->"
 PACKAGES = ("torch", "diffusers", "numpy")
-
-
-def climb(source: Place, task: Task, work: Path) -> tuple[list[dict[str, Any]], list[Gallery]]:
-    """Convert, paint and compare every rung; -> one record each, and the pictures of all."""
-    reference = painted(source, task)
-    rungs, galleries = [], [reference]
-    for mode, solver in RUNGS:
-        out = work / f"{mode}-{solver}"
-        shutil.rmtree(out, ignore_errors=True)
-        made = convert(source.name, mode=mode, solver=solver, formats="bonsai", out=out)
-        measured = made.manifests["bonsai"].measured
-        gallery = painted(locate(str(out), spare=str(source.pipeline)), task)
-        result = compare(gallery, reference)
-        galleries.append(gallery)
-        rungs.append({
-            "mode": mode,
-            "solver": solver,
-            "relative_error": measured.relative_error if measured else None,
-            **{k: v for k, v in scoreboard.data(result).items() if k in KEPT_KEYS},
-        })  # fmt: skip
-        click.echo(scoreboard.text(result), err=True)
-    return rungs, galleries
-
-
 KEPT_KEYS = ("overall", "categories", "retention")
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes the pack of one rung. train: train again rather than take what ships."""
+
+    source: Place
+    work: Path
+    train: bool
+
+    def make(self, mode: str, way: str) -> Path | None:
+        """The folder of the pack; None where a trained one neither ships nor is asked for."""
+        out = self.work / f"{mode}-{way}"
+        shutil.rmtree(out, ignore_errors=True)
+        if way == "trained":
+            return self._trained(mode, out)
+        calibration = self._calibration(mode, way) if way in ("weighted", "gptq") else None
+        convert(
+            self.source.name, mode=mode, solver=way, calibration=calibration, formats="bonsai",
+            out=out,
+        )  # fmt: skip
+        return out
+
+    def _calibration(self, mode: str, way: str) -> Path:
+        out = self.work / f"calibration-{mode}-{way}"
+        calibrate(
+            self.source.name, mode=mode, solver=way, samples=SAMPLES, at_once=AT_ONCE, out=out,
+            overwrite=True,
+        )  # fmt: skip
+        return out
+
+    def _trained(self, mode: str, out: Path) -> Path | None:
+        if not self.train:
+            return find_shipped_pack(f"{self.source.name}-{mode}")
+        recipe = f"mini-klein-{mode}"
+        recover(self.source.name, recipe=recipe, out=out, formats="bonsai", overwrite=True)
+        return out
+
+
+def climb(source: Place, task: Task, maker: Maker) -> tuple[list[dict[str, Any]], list[Gallery]]:
+    """Make, paint and compare every rung; -> a record of each, and all pictures."""
+    reference = painted(source, task)
+    proxies = Proxies(source, task)
+    rungs, galleries = [], [reference]
+    for mode in MODES:
+        for way in WAYS:
+            start = perf_counter()
+            folder = maker.make(mode, way)
+            took = perf_counter() - start
+            if folder is None:
+                continue
+            gallery = painted(locate(str(folder), spare=str(source.pipeline)), task)
+            result = compare(gallery, reference)
+            galleries.append(gallery)
+            pack = open_pack(find_packs(folder)[0])
+            rungs.append({
+                "mode": mode,
+                "way": way,
+                "seconds": None if find_shipped_pack(folder.name) else round(took, 1),
+                **{k: v for k, v in scoreboard.data(result).items() if k in KEPT_KEYS},
+                "proxies": proxies.of(pack),
+            })  # fmt: skip
+            click.echo(scoreboard.text(result), err=True)
+    return rungs, galleries
 
 
 def painted(place: Place, task: Task) -> Gallery:
@@ -73,34 +122,45 @@ def painted(place: Place, task: Task) -> Gallery:
 
 
 def tables(figures: dict[str, Any]) -> str:
-    """The figures as Markdown: one row per rung, then retention by category."""
+    """The figures as Markdown: scores and retention, by category, and the proxies."""
     source, rungs = figures["source"], figures["rungs"]
     rows = [
-        "| weights | relative error | score | 95 % | retention | 95 % | above chance | 95 % |",
+        "| weights | score | 95 % | retention | 95 % | above chance | 95 % | made in |",
         "|---|---|---|---|---|---|---|---|",
-        row(f"{source['name']}, 16 bits", None, source["overall"]["score"]),
+        row(f"{source['name']}, 16 bits", source["overall"]["score"]),
     ]
     for r in rungs:
         kept = r["retention"]["overall"]
         shown = (r["overall"]["score"], kept["retention"], kept["adjusted"])
-        rows.append(row(f"{r['mode']}, {r['solver']}", r["relative_error"], *shown))
+        took = "" if r["seconds"] is None else f"{r['seconds']:.0f} s"
+        rows.append(row(f"{r['mode']}, {r['way']}", *shown, took=took))
     rows += ["", f"| score in | {' | '.join(CATEGORIES)} |", "|---" * (len(CATEGORIES) + 1) + "|"]
-    named = [(source["name"], source), *((f"{r['mode']}, {r['solver']}", r) for r in rungs)]
+    named = [(source["name"], source), *((f"{r['mode']}, {r['way']}", r) for r in rungs)]
     rows += [
         f"| {name} | {' | '.join(percent(m['categories'][c]['score'])[0] for c in CATEGORIES)} |"
         for name, m in named
     ]
-    return "\n".join([*rows, "", *footnotes(figures)])
+    return "\n".join([*rows, "", *proxy_table(rungs, figures["ranks"]), "", *footnotes(figures)])
 
 
-def row(name: str, error: float | None, *figures: dict[str, Any]) -> str:
+def row(name: str, *figures: dict[str, Any], took: str = "") -> str:
     """One line of the first table; cells that do not apply stay empty."""
-    cells = [
-        name,
-        "" if error is None else f"{error:.4f}",
-        *(c for f in figures for c in percent(f)),
+    cells = [name, *(c for f in figures for c in percent(f))]
+    return f"| {' | '.join([*cells, *[''] * (7 - len(cells)), took])} |"
+
+
+def proxy_table(rungs: list[dict[str, Any]], ranks: dict[str, float]) -> list[str]:
+    """What can be measured without painting, and how well it puts the rungs in order."""
+    rows = [
+        f"| | score | {' | '.join(PROXIES.values())} |",
+        "|---" * (len(PROXIES) + 2) + "|",
     ]
-    return f"| {' | '.join(cells + [''] * (8 - len(cells)))} |"
+    for r in rungs:
+        values = " | ".join(f"{r['proxies'][p]:.3f}" for p in PROXIES)
+        score = percent(r["overall"]["score"])[0]
+        rows.append(f"| {r['mode']}, {r['way']} | {score} | {values} |")
+    told = " | ".join(f"{ranks[p]:.2f}" for p in PROXIES)
+    return [*rows, f"| rank correlation with the score | | {told} |"]
 
 
 def percent(figure: dict[str, Any]) -> tuple[str, str]:
@@ -116,7 +176,8 @@ def footnotes(figures: dict[str, Any]) -> list[str]:
     return [
         f"{s['split'].capitalize()} prompts, {s['prompts_per_category']} in each category, "
         f"{s['images_per_prompt']} pictures each of {s['width']} x {s['height']}, "
-        f"{s['num_inference_steps']} steps, seed {s['seed']}.{luck}",
+        f"{s['num_inference_steps']} steps, seed {s['seed']}.{luck} Calibrated on {SAMPLES} "
+        "training captions.",
         f"{versions}; `python tools/ladder.py` repeats it.",
     ]
 
@@ -136,32 +197,40 @@ def source_record(result: Scored) -> dict[str, Any]:
     return {"name": data["place"], "overall": data["overall"], "categories": data["categories"]}
 
 
+def ranks(rungs: list[dict[str, Any]]) -> dict[str, float]:
+    """How well each proxy orders the rungs: Spearman's correlation with the score."""
+    scores = [r["overall"]["score"]["value"] for r in rungs]
+    return {p: rank_correlation([r["proxies"][p] for r in rungs], scores) for p in PROXIES}
+
+
 @click.command()
 @click.option("--source", default="mini-klein", show_default=True, help="A name or a pipeline.")
 @click.option("--work", default=str(ROOT / ".bench" / "ladder"), help="Folder for the packs.")
-@click.option("--docs", default=str(ROOT / "docs"), help="Folder of quality.md and ladder.json.")
+@click.option("--docs", default=str(ROOT / "docs"), help="Folder of quality.md and quality.json.")
 @click.option("--split", default="test", show_default=True, help="test or dev.")
 @click.option("--prompts", default=100, show_default=True, help="Per category.")
 @click.option("--images", default=4, show_default=True, help="Pictures of each prompt.")
 @click.option("--seed", default=0, show_default=True, help="Of the noise.")
+@click.option("--train", is_flag=True, help="Train again rather than take what ships.")
 @click.option("--grid", help="A PNG to write, with examples of all.")
 def main(
     source: str, work: str, docs: str, split: str, prompts: int, images: int, seed: int,
-    grid: str | None,
+    train: bool, grid: str | None,
 ) -> None:  # fmt: skip
-    """Measure, print, and write docs/ladder.json and the tables of docs/quality.md."""
+    """Measure, print, and write docs/quality.json and the tables of docs/quality.md."""
     folder, place = Path(work), locate(source)
     folder.mkdir(parents=True, exist_ok=True)
     task = task_for([place], split=split, prompts=prompts, images=images, seed=seed)
-    rungs, galleries = climb(place, task, folder)
+    rungs, galleries = climb(place, task, Maker(place, folder, train))
     figures = {
         "source": source_record(compare(galleries[0])),
         "settings": scoreboard.settings(task),
         "versions": {"bonsai-quant": __version__, "Python": platform.python_version()}
         | {p: installed(p) for p in PACKAGES},
         "rungs": rungs,
+        "ranks": ranks(rungs),
     }
-    (Path(docs) / "ladder.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (Path(docs) / "quality.json").write_text(json.dumps(figures, indent=2) + "\n")
     text = tables(figures)
     write_page(Path(docs) / "quality.md", text)
     if grid:

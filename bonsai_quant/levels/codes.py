@@ -18,6 +18,8 @@ from .likeness import unlike
 
 if TYPE_CHECKING:
     from ..assembly import Finished
+    from ..manifest import Manifest
+    from ..plan import Plan
 
 ROWS = 1024
 """Rows decoded to float32 at a time."""
@@ -84,45 +86,74 @@ def _differs(pack: Pack, other: Pack | None, tensor: PackTensor) -> str:
     return ""
 
 
-def check_against(pack: Pack, source: str, threads: int | None, progress: Progress) -> Check:
+def check_against(
+    pack: Pack, source: str, threads: int | None, progress: Progress, calibration: str | None = None
+) -> Check:
     """Quantize the source again, with the recipe that the manifest names.
 
-    A pack without a recipe is held against the source's weights by their likeness.
+    A pack without a recipe, or made from another source as distilled ones are, is held against
+    the source's weights by their likeness.
     """
     from ..checks import Checks
     from ..pipeline import run
-    from ..plan import plan
 
     subject = f"{pack.folder.name} = {source}"
-    known = pack.manifest is not None and bool(pack.manifest.source.files)
-    recipe = Recipe.model_validate(pack.manifest.recipe) if pack.manifest and known else None
-    work = plan(source, recipe=recipe, mode=None if known else pack.info.mode, threads=threads)
+    said = pack.manifest if pack.manifest and pack.manifest.source.files else None
+    if said and said.calibration and calibration is None:
+        detail = f"{said.recipe['solver']} was guided by a calibration -> pass --calibration"
+        return Check("codes", subject, "not run", detail)
+    work = _planned(pack, said, source, threads, calibration)
     if _inventory(work.info) != _inventory(pack.info):
         return Check("codes", subject, "failed", "the source holds other tensors")
-    problems: dict[str, str] = {}
-    cosines: dict[str, float] = {}
+    if (
+        said
+        and said.calibration
+        and work.calibration
+        and (work.calibration.sha256 != said.calibration)
+    ):
+        return Check("codes", subject, "failed", f"{calibration} is not the one that guided it")
+    found: dict[str, tuple[str, float, str]] = {}
     lock = threading.Lock()
 
     def compare(finished: Finished) -> None:
-        name = finished.planned.tensor.name
-        if known:
-            cosine, problem = 1.0, _differs_from(pack, finished)
-        else:
-            cosine, problem = unlike(pack, finished)
+        differs, likeness = _differs_from(pack, finished), unlike(pack, finished)
         with lock:
-            cosines[name] = cosine
-            if problem:
-                problems[name] = problem
+            found[finished.planned.tensor.name] = (differs, *likeness)
 
-    run(work, compare, checks=Checks(zeros=False, magnitudes=False), progress=progress)
-    if problems:
-        name = min(problems)
-        return Check("codes", subject, "failed", f"{name}: {problems[name]}")
-    if known:
+    digests = run(work, compare, checks=Checks(zeros=False, magnitudes=False), progress=progress)
+    same = said is not None and {f["name"]: f["sha256"] for f in said.source.files} == digests
+    return _verdict(subject, found, same, said)
+
+
+def _planned(
+    pack: Pack, said: Manifest | None, source: str, threads: int | None, calibration: str | None
+) -> Plan:
+    from ..plan import plan
+
+    recipe = Recipe.model_validate(said.recipe) if said else None
+    return plan(
+        source,
+        recipe=recipe,
+        mode=None if recipe else pack.info.mode,
+        threads=threads,
+        calibration=calibration if said and said.calibration else None,
+    )
+
+
+def _verdict(
+    subject: str, found: dict[str, tuple[str, float, str]], same: bool, said: Manifest | None
+) -> Check:
+    """found: by tensor, how it differs, its cosine with the source's, and why that is too low."""
+    problems = {name: f[0] if same else f[2] for name, f in found.items()}
+    wrong = min((name for name, problem in problems.items() if problem), default=None)
+    if wrong is not None:
+        return Check("codes", subject, "failed", f"{wrong}: {problems[wrong]}")
+    if same:
         return Check("codes", subject, "passed", "quantized again: the same codes and values")
-    name = min(cosines, key=lambda n: cosines[n])
-    detail = f"no recipe to repeat; every tensor resembles the source's, {name} least of all"
-    return Check("codes", subject, "passed", f"{detail}: cosine {cosines[name]:.3f}")
+    least = min(found, key=lambda n: found[n][1])
+    why = "made from another source" if said else "no recipe to repeat"
+    detail = f"{why}; every tensor resembles the source's, {least} least of all"
+    return Check("codes", subject, "passed", f"{detail}: cosine {found[least][1]:.3f}")
 
 
 def _inventory(info: PackInfo) -> list[tuple[str, tuple[int, ...], bool]]:

@@ -11,6 +11,7 @@ from .diff import diff
 from .distill import distill
 from .doctor import doctor
 from .export import export
+from .fold import fold
 from .generate import generate
 from .inspect import inspect
 from .plan import plan
@@ -30,6 +31,7 @@ __all__ = [
     "distill",
     "doctor",
     "export",
+    "fold",
     "generate",
     "inspect",
     "plan",

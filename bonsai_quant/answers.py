@@ -14,6 +14,7 @@ from .demo import Demo, Pictures
 from .diff import PackDiff, worst
 from .distill import Distilled
 from .doctor import Finding
+from .fold import Folded
 from .generate import Generated
 from .inspect import Inspection
 from .manifest import Manifest
@@ -47,6 +48,12 @@ def calibrated(made: Calibrated) -> Answer:
         f"--calibration {made.out}",
     ]
     return Answer("\n".join(lines), {"out": str(made.out), **r.model_dump(mode="json")})
+
+
+def folded(made: Folded) -> Answer:
+    """What was changed."""
+    text = f"{made.out}: {len(made.layers)} layers changed, to the same outputs"
+    return Answer(text, {"out": str(made.out), "layers": made.layers})
 
 
 def distilled(made: Distilled) -> Answer:

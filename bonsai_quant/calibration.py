@@ -30,6 +30,7 @@ class CalibrationRecord(pydantic.BaseModel):
 
     mode, solver: what the layers before each block were already rounded with; None for none.
     samples: states on the way from noise to picture.  prompts: their number and sha256.
+    sha256, size: of the moments.  files: all that belong to it.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +46,7 @@ class CalibrationRecord(pydantic.BaseModel):
     seed: int
     sha256: str
     size: int
+    files: list[str]
 
 
 @dataclass(frozen=True, slots=True)

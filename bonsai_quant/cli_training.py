@@ -9,6 +9,7 @@ import click
 from . import answers
 from .calibrate import calibrate as run_calibrate
 from .distill import distill as run_distill
+from .fold import fold as run_fold
 from .manners import common, manners, progress_bar
 from .recover import recover as run_recover
 from .schema import CALIBRATED, DEFAULT_FORMATS
@@ -39,6 +40,26 @@ def calibrate(source: str, **options: Any) -> None:
     with progress_bar("calibrating", show, unit=" blocks") as progress:
         made = run_calibrate(source, progress=progress, **options)
     show(answers.calibrated(made))
+
+
+@click.command()
+@click.argument("source", default=DEFAULT_SOURCE)
+@click.option("--calibration", required=True, metavar="FOLDER", help="In full precision.")
+@click.option("-o", "--out", metavar="OUT", help="Output folder [./NAME-folded].")
+@click.option("--moves", default="heads,scale", show_default=True, help="Or sort.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier result.")
+@common
+def fold(source: str, **options: Any) -> None:
+    """Rewrite SOURCE so that it rounds better and computes the same.
+
+    \b
+    bonsai-quant calibrate mini-klein -o calibration
+    bonsai-quant fold mini-klein --calibration calibration -o folded
+    """
+    show = manners(options)
+    with progress_bar("folding", show) as progress:
+        made = run_fold(source, progress=progress, **options)
+    show(answers.folded(made))
 
 
 @click.command()
@@ -110,4 +131,4 @@ def recover(source: str, formats: tuple[str, ...], **options: Any) -> None:
     show(answers.converted(made.packs))
 
 
-TRAINING_COMMANDS = (calibrate, distill, recover)
+TRAINING_COMMANDS = (calibrate, fold, distill, recover)

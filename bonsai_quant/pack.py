@@ -88,6 +88,10 @@ class Pack:
         return np.frombuffer(data, NUMPY_DTYPE[stored.spec.dtype]).reshape(stored.spec.shape)
 
 
+RECORDS = ("calibration.json", "folding.json", "distillation.json")
+"""What lies in the folders that lead to packs, and lists their files."""
+
+
 def find_packs(path: Path) -> list[Path]:
     """The pack folders at `path`: itself, those that a conversion put into it, or a shipped one."""
     if not os.path.lexists(path) and (shipped := find_shipped_pack(str(path))):
@@ -281,9 +285,15 @@ def _check_specs(
 
 
 def is_ours(out: Path) -> bool:
-    """Whether a folder holds packs of this program and nothing else, so that it may be replaced."""
+    """Whether a folder holds what this program made and nothing else, so that it may be replaced.
+
+    Packs, or what leads to them: a calibration, a folded or a trained pipeline.
+    """
     if out.is_symlink() or not out.is_dir():
         return False
+    there = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_symlink() or not p.is_dir()}
+    if record := next((r for r in RECORDS if r in there), None):
+        return there <= {record, *_listed(out / record)}
     folders = find_packs(out)
     listed: set[str] = set()
     for folder in folders:
@@ -293,5 +303,14 @@ def is_ours(out: Path) -> bool:
             return False
         listed |= {str((folder / f.path).relative_to(out)) for f in manifest.files}
         listed.add(str((folder / MANIFEST).relative_to(out)))
-    there = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_symlink() or not p.is_dir()}
     return bool(folders) and there <= listed
+
+
+def _listed(record: Path) -> set[str]:
+    """The files that a record says belong to it."""
+    try:
+        said = strict_json(fs.read_small(record))
+    except (BonsaiError, ValueError):
+        return set()
+    files = said.get("files") if isinstance(said, dict) else None
+    return {f for f in files if isinstance(f, str)} if isinstance(files, list) else set()

@@ -16,8 +16,8 @@ ORDER = (
     "layers", "manifest", "pack", "integrity", "packwriter", "resume", "convert", "kernels",
     "benchmark", "runners", "levels", "verify", "export", "diff", "inspect", "doctor", "tables",
     "generate", "report", "intervals", "gallery", "grid", "score", "trajectories", "calibrate",
-    "distill", "recover", "demo", "scoreboard", "answers", "ending", "manners", "cli_training",
-    "cli", "__main__",
+    "pipelinefolder", "fold", "distill", "recover", "demo", "scoreboard", "answers", "ending",
+    "manners", "cli_training", "cli", "__main__",
 )  # fmt: skip
 """A module imports only from those before it. Plan needs the formats, to know every byte."""
 

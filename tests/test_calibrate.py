@@ -15,7 +15,7 @@ from bonsai_quant import bits, calibrate, convert, plan, recover, verify
 from bonsai_quant.benchmark import read_benchmark
 from bonsai_quant.calibration import MOMENTS, RECORD
 from bonsai_quant.dense import decoded
-from bonsai_quant.errors import BadInput, UsageError
+from bonsai_quant.errors import BadInput, OutputExists, UsageError
 from bonsai_quant.guide import Guide
 from bonsai_quant.pack import open_pack
 from bonsai_quant.runners.places import locate
@@ -247,6 +247,17 @@ def test_an_interrupted_calibration_goes_on(standin, few, tmp_path, monkeypatch)
     resumed = calibrate(str(standin), out=tmp_path / "part", resume=True, **arguments).out
     for name in (MOMENTS, RECORD):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_an_earlier_result_is_replaced_only_when_asked_to(standin, few, tmp_path):
+    arguments = {"prompts": str(few), "samples": 1, "out": tmp_path / "cal"}
+    calibrate(str(standin), **arguments)
+    with pytest.raises(OutputExists):
+        calibrate(str(standin), **arguments)
+    calibrate(str(standin), overwrite=True, **arguments)
+    (tmp_path / "cal" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputExists, match="holds other files"):
+        calibrate(str(standin), overwrite=True, **arguments)
 
 
 def test_convert_says_what_it_needs(standin, plain, tmp_path):

@@ -13,8 +13,8 @@ import bonsai_quant
 from bonsai_quant import diff, inspect
 from bonsai_quant.cli import cli
 
-COMMANDS = ("calibrate", "convert", "demo", "diff", "distill", "doctor", "export", "generate",
-            "inspect", "plan", "recover", "report", "score", "verify")  # fmt: skip
+COMMANDS = ("calibrate", "convert", "demo", "diff", "distill", "doctor", "export", "fold",
+            "generate", "inspect", "plan", "recover", "report", "score", "verify")  # fmt: skip
 
 
 def test_every_command_is_a_function_of_the_package():

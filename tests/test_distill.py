@@ -22,8 +22,8 @@ from bonsai_quant.distill.average import Average
 from bonsai_quant.distill.curves import Curve
 from bonsai_quant.distill.freeze import Freeze
 from bonsai_quant.distill.latent import LatentLinear, attach, nearest, rounded
-from bonsai_quant.distill.output import WEIGHTS
 from bonsai_quant.errors import BadInput, EnvironmentFault, OutputExists, UsageError
+from bonsai_quant.pipelinefolder import WEIGHTS
 from bonsai_quant.runners.places import locate
 from bonsai_quant.scenes.grammar import prompts as captions_of
 from bonsai_quant.solvers import solve

@@ -348,7 +348,7 @@ def test_the_ladder_fills_its_page(truth, standin, tmp_path, monkeypatch):
     assert done.exit_code == 0
     figures = json.loads((tmp_path / "quality.json").read_text())
     rungs = [(r["mode"], r["way"]) for r in figures["rungs"]]
-    ways = ("absmean", "exact", "weighted", "gptq")
+    ways = ("absmean", "exact", "weighted", "gptq", "folded")
     assert rungs == [(m, w) for m in ("ternary", "binary") for w in ways]
     for r in figures["rungs"]:
         assert set(r["proxies"]) == {"weights", "teacher", "own", "first", "latents"}

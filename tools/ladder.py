@@ -27,20 +27,22 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 from proxies import PROXIES, Proxies, rank_correlation  # noqa: E402
 
-from bonsai_quant import calibrate, convert, recover, scoreboard  # noqa: E402
+from bonsai_quant import calibrate, convert, fold, recover, scoreboard  # noqa: E402
 from bonsai_quant.gallery import Gallery, Task, exhibit  # noqa: E402
 from bonsai_quant.intervals import Figure  # noqa: E402
 from bonsai_quant.needs import installed  # noqa: E402
 from bonsai_quant.pack import find_packs, open_pack  # noqa: E402
 from bonsai_quant.runners.places import Place, locate  # noqa: E402
 from bonsai_quant.scenes.world import CATEGORIES  # noqa: E402
+from bonsai_quant.schema import CALIBRATED  # noqa: E402
 from bonsai_quant.score import Scored, compare, examples, task_for  # noqa: E402
 from bonsai_quant.shipped import find_shipped_pack  # noqa: E402
 from bonsai_quant.storage.single import write_file  # noqa: E402
 from bonsai_quant.version import __version__  # noqa: E402
 
 MODES = ("ternary", "binary")
-WAYS = ("absmean", "exact", "weighted", "gptq", "trained")
+WAYS = ("absmean", "exact", "weighted", "gptq", "folded", "trained")
+"""folded: gptq on a model that `fold` rewrote."""
 SAMPLES, AT_ONCE = 256, 64
 """Prompts of a calibration, and states at once."""
 BEGIN, END = "<!-- ladder -->", "<!-- /ladder -->"
@@ -62,20 +64,23 @@ class Maker:
         shutil.rmtree(out, ignore_errors=True)
         if way == "trained":
             return self._trained(mode, out)
-        calibration = self._calibration(mode, way) if way in ("weighted", "gptq") else None
-        convert(
-            self.source.name, mode=mode, solver=way, calibration=calibration, formats="bonsai",
-            out=out,
-        )  # fmt: skip
+        place, solver = (self._folded(), "gptq") if way == "folded" else (self.source.name, way)
+        guide = self._calibration(place, mode, way, solver) if solver in CALIBRATED else None
+        convert(place, mode=mode, solver=solver, calibration=guide, formats="bonsai", out=out)
         return out
 
-    def _calibration(self, mode: str, way: str) -> Path:
+    def _calibration(self, place: str, mode: str | None, way: str, solver: str | None) -> Path:
         out = self.work / f"calibration-{mode}-{way}"
         calibrate(
-            self.source.name, mode=mode, solver=way, samples=SAMPLES, at_once=AT_ONCE, out=out,
+            place, mode=mode, solver=solver, samples=SAMPLES, at_once=AT_ONCE, out=out,
             overwrite=True,
         )  # fmt: skip
         return out
+
+    def _folded(self) -> str:
+        inputs = self._calibration(self.source.name, None, "inputs", None)
+        made = fold(self.source.name, calibration=inputs, out=self.work / "folded", overwrite=True)
+        return str(made.out)
 
     def _trained(self, mode: str, out: Path) -> Path | None:
         if not self.train:

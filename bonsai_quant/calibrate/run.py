@@ -65,7 +65,7 @@ def run(work: Work, *, overwrite: bool, resume: bool, progress: Progress) -> Cal
             file.close()
             journal.close()
         record = CalibrationRecord.model_validate(
-            said | {"samples": samples, "size": size, "sha256": sha256}
+            said | {"samples": samples, "size": size, "sha256": sha256, "files": [RECORD, MOMENTS]}
         )
         staging.write_file(RECORD, record.model_dump_json(indent=2).encode() + b"\n")
         staging.commit({MOMENTS, RECORD})

@@ -7,13 +7,15 @@ from contextlib import ExitStack
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..benchmark import read_benchmark
 from ..manifest import NAME
+from ..pipelinefolder import write_pipeline
 from ..resume import kept_for_resume
 from ..runners.sampling import PIXELS
-from ..schema import Progress
+from ..schema import Progress, TensorSpec
 from ..storage import fs
 from ..storage.staging import Staging
 from ..trajectories.prompts import choose_prompts
@@ -22,11 +24,12 @@ from .exam import Exam
 from .latent import latents
 from .logbook import CURVES, Logbook
 from .models import load
-from .output import write_pipeline
 from .ranks import Ranks
 from .room import check_room, needed
 from .trainer import Trainer
 from .work import Work
+
+RECORD = "distillation.json"
 
 log = logging.getLogger(__name__)
 
@@ -109,13 +112,18 @@ def _write(
             "layers": len(list(latents(trainer.student))),
             "held_out": book.held_out.rows[-1],
         }
-        shapes = {n.removeprefix("transformer."): tuple(p.shape) for n, p in names.items()}
-        files = write_pipeline(
-            book.staging, work.place, shapes,
-            lambda name: trainer.hardened(f"transformer.{name}"), record,
-        )  # fmt: skip
+        prefix = "transformer."
+        specs = [
+            TensorSpec(n.removeprefix(prefix), "BF16", tuple(p.shape)) for n, p in names.items()
+        ]
+
+        def data(name: str) -> np.ndarray:
+            stored: np.ndarray = trainer.hardened(prefix + name).view(torch.uint16).numpy()
+            return stored
+
+        files = write_pipeline(book.staging, work.place, specs, data, (RECORD, record), CURVES)
     book.draw()
-    book.staging.commit(files | set(CURVES))
+    book.staging.commit(files)
     return record
 
 

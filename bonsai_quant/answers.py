@@ -56,6 +56,15 @@ def folded(made: Folded) -> Answer:
     return Answer(text, {"out": str(made.out), "layers": made.layers})
 
 
+def training_memory(parts: dict[str, int], devices: int) -> Answer:
+    """What each of some GPUs would hold."""
+    total = sum(parts.values())
+    rows = [(f"  {name}", f"{n / 1e9:.2f} GB") for name, n in parts.items()]
+    head = f"{total / 1e9:.1f} GB on each of {devices} GPU{'s' * (devices > 1)}"
+    data = {"devices": devices, "bytes": total, "parts": parts}
+    return Answer("\n".join([head, columns(rows, (1,))]), data)
+
+
 def distilled(made: Distilled) -> Answer:
     """How the training ended, and what to do with it."""
     record = made.record or {}

@@ -9,6 +9,7 @@ import click
 from . import answers
 from .calibrate import calibrate as run_calibrate
 from .distill import distill as run_distill
+from .distill import needed, prepare
 from .fold import fold as run_fold
 from .manners import common, manners, progress_bar
 from .recover import recover as run_recover
@@ -78,9 +79,13 @@ def fold(source: str, **options: Any) -> None:
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
 @click.option("--save-every", default=600.0, show_default=True, help="Seconds between checkpoints.")
 @click.option("--max-memory", type=int, metavar="BYTES", help="Refuse if a device needs more.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only tell what memory GPUs would need.")
+@click.option("--devices", default=1, show_default=True, help="Of how many, with --dry-run.")
 @common
 def distill(
     source: str,
+    dry_run: bool,
+    devices: int,
     steps: int | None,
     batch: int | None,
     at_once: int | None,
@@ -95,6 +100,11 @@ def distill(
     """
     show = manners(options)
     changes = {"steps": steps, "batch": batch, "at_once": at_once, "rate": rate}
+    if dry_run:
+        said = ("mode", "recipe", "out", "prompts", "seed", "start")
+        work = prepare(source, changes=changes, **{k: options[k] for k in said})
+        show(answers.training_memory(needed(work, devices, half=True), devices))
+        return
     with progress_bar("training", show, unit=" updates") as progress:
         made = run_distill(source, changes=changes, progress=progress, **options)
     if made.record is not None:

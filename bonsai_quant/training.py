@@ -17,13 +17,16 @@ class Distillation(pydantic.BaseModel):
     """The settings of a training run. The defaults are for models of billions of weights.
 
     steps: updates.  batch: states that the loss of one update is taken over, in all processes.
-    at_once: of those, on one device at a time.  rate, kept_rate: of Adam, for the latent weights of
-    packed layers and for all that is kept in 16 bits.  own: share of updates on the student's own
-    way from noise to picture, at the beginning and at the end; the others are on the teacher's.
-    average: decay of the running mean, which is what is kept in the end.  warm, fall: shares of the
-    run in which the rate rises, and falls.  freeze: share of the run, its last part, in which codes
-    that jump to and fro are held.  weights: of the sampler's steps in the loss, first step first;
-    equal when empty.  exam: updates between looks at held-out prompts.
+    at_once: of those, on one device at a time.
+    rate, kept_rate: of Adam, for the latent weights of packed layers, and for what is kept.
+    own: share of updates on the student's own way from noise to picture, at the beginning and at
+    the end; the others are on the teacher's.
+    average: decay of the running mean, which is what is stored in the end; 0 for none.
+    warm, fall: shares of the run in which the rate rises, and falls.
+    freeze: share of the run, its last part, in which codes that jump to and fro are held.
+    weights: of the sampler's steps in the loss, first step first; equal when empty.
+    exam: updates between looks at held-out prompts.  prompts: at most so many are used.
+    checkpointing: compute blocks again for their gradient rather than keep what they computed.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)

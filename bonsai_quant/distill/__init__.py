@@ -1,5 +1,6 @@
 """Train a rounded model to do what the original does: from prompts alone, without any pictures."""
 
-from .work import Distilled, distill
+from .room import needed
+from .work import Distilled, distill, prepare
 
-__all__ = ["Distilled", "distill"]
+__all__ = ["Distilled", "distill", "needed", "prepare"]

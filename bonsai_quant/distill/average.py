@@ -12,16 +12,22 @@ from .ranks import local
 
 
 class Average:
-    """A <- d A + (1 - d) W after every step; d begins small, so that the start is soon gone."""
+    """A <- d A + (1 - d) W after every step; d begins small, so that the start is soon gone.
+
+    With decay 0 it is the weights themselves, and takes no memory.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay, self.steps = model, decay, 0
-        self.values = {n: p.detach().clone() for n, p in model.named_parameters()}
+        parameters = {n: p.detach() for n, p in model.named_parameters()}
+        self.values = {n: p.clone() if decay else p for n, p in parameters.items()}
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def update(self) -> None:
         """Take the weights in."""
         self.steps += 1
+        if not self.decay:
+            return
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         mine = [local(v) for v in self.values.values()]
         theirs = [local(p.detach()) for p in self.model.parameters()]
@@ -30,6 +36,9 @@ class Average:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Let the model be its average for a while."""
+        if not self.decay:
+            yield
+            return
         self._exchange()
         try:
             yield

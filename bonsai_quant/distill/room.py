@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from ..benchmark import read_benchmark
 from ..errors import EnvironmentFault
-from ..schema import PictureSettings, PlannedTensor
-from ..training import Distillation
+from ..runners.sampling import PIXELS
+
+if TYPE_CHECKING:
+    from .work import Work
 
 PASSING = 34
 """Floats that a block keeps for its gradient, per token and channel: its widths added up."""
 
 
-def needed(
-    tensors: Sequence[PlannedTensor],
-    config: Mapping[str, Any],
-    settings: Distillation,
-    pictures: PictureSettings,
-    tokens: int,
-    processes: int,
-    *,
-    half: bool,
-) -> dict[str, int]:
+def needed(work: Work, processes: int, *, half: bool) -> dict[str, int]:
     """Bytes of one process by what they are for. half: the teacher and products are in bfloat16."""
+    tensors, config, settings = work.plan.tensors, work.place.config, work.settings
+    pictures = read_benchmark(work.place.pipeline).settings
+    tokens = pictures.height * pictures.width // PIXELS**2
     weights = sum(t.tensor.size for t in tensors)
     width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
     blocks = int(config["num_layers"]) + int(config["num_single_layers"])
@@ -34,7 +31,7 @@ def needed(
         "latent weights, float32": 4 * share,
         "their gradients": 4 * share,
         "Adam's two moments": 8 * share,
-        "running mean": 4 * share,
+        "running mean": 4 * share if settings.average else 0,
         "codes that are watched for jumps": 4 * share if settings.freeze else 0,
         "teacher": (2 if half else 4) * weights,
         "one block's weights, whole and rounded": 8 * max(t.tensor.size for t in tensors),

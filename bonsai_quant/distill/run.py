@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..benchmark import read_benchmark
 from ..manifest import NAME
 from ..pipelinefolder import write_pipeline
 from ..resume import kept_for_resume
-from ..runners.sampling import PIXELS
 from ..schema import Progress, TensorSpec
 from ..storage import fs
 from ..storage.staging import Staging
@@ -129,12 +127,8 @@ def _write(
 
 def _tell_room(work: Work, ranks: Ranks, max_memory: int | None) -> None:
     """Say what each device will hold; refuse what does not fit."""
-    config, pictures = work.place.config, read_benchmark(work.place.pipeline).settings
-    tokens = pictures.height * pictures.width // PIXELS**2
     on_gpu = ranks.device.type == "cuda"
-    parts = needed(
-        work.plan.tensors, config, work.settings, pictures, tokens, ranks.size, half=on_gpu
-    )
+    parts = needed(work, ranks.size, half=on_gpu)
     if ranks.first:
         for name, n in parts.items():
             log.info("%8.3f GB  %s", n / 1e9, name)

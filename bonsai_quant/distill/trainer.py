@@ -83,7 +83,9 @@ class Trainer:
         from torch.distributed.checkpoint.state_dict import get_state_dict
 
         model, optimizer = get_state_dict(self.student, self.optimizer)
-        state = {"model": model, "optimizer": optimizer, "average": self.average.values}
+        state = {"model": model, "optimizer": optimizer}
+        if self.settings.average:
+            state["average"] = self.average.values
         if self.freeze is not None:
             state |= {"often": self.freeze.often, "held": self.freeze.held}
             state |= {"codes": self.freeze.codes}

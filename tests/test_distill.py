@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from bonsai_quant import convert, distill, recover
+from bonsai_quant import convert, distill, recover, score, verify
 from bonsai_quant.distill.average import Average
 from bonsai_quant.distill.curves import Curve
 from bonsai_quant.distill.freeze import Freeze
@@ -29,7 +29,7 @@ from bonsai_quant.scenes.grammar import prompts as captions_of
 from bonsai_quant.solvers import solve
 from bonsai_quant.storage import checkpoint
 from bonsai_quant.training import Distillation
-from bonsai_quant.trajectories.prompts import choose_prompts
+from bonsai_quant.trajectories.prompts import SHIPPED, choose_prompts
 
 MODES = ("ternary", "binary")
 SETTINGS = {
@@ -294,6 +294,22 @@ def test_wrong_settings_are_named(standin, tmp_path, settings, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_of_another_number_of_steps(standin, few, tmp_path):
+    with pytest.raises(UsageError, match="weights has 2 numbers, and the sampler takes 4"):
+        distill(
+            str(standin), mode="ternary", out=tmp_path / "out", prompts=str(few),
+            changes=SETTINGS | {"weights": (1.0, 2.0)},
+        )  # fmt: skip
+
+
+def test_a_rate_that_breaks_the_model_is_told(standin, few, tmp_path):
+    changes = SETTINGS | {"rate": 1.0, "kept_rate": 1.0, "steps": 60, "exam": 60}
+    with pytest.raises(UsageError, match=r"the loss of update \d+ is .*come apart"):
+        distill(str(standin), mode="ternary", out=tmp_path / "out", prompts=str(few),
+                changes=changes)  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_recipe_that_trains_is_not_for_convert(standin, recipe, tmp_path):
     with pytest.raises(UsageError, match="also trains") as e:
         convert(str(standin), recipe=recipe, out=tmp_path / "out")
@@ -332,3 +348,22 @@ def test_rates_rise_and_fall():
     assert said.owned(99) == pytest.approx(0.8)
     assert not said.freezes(89)
     assert said.freezes(90)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_recovered_packs_that_ship(mode, run):
+    name = f"mini-klein-{mode}"
+    assert not verify(name).failed
+    place = locate(name)
+    assert place.pack.info.mode == mode
+    assert place.pipeline.name == "mini-klein"
+    assert place.pack.manifest.measured.relative_error == 0
+    assert score(name, prompts=3, images=1).model.overall.score.value > 0.6
+    assert name in run("inspect", name).out
+
+
+def test_our_prompts_are_many_and_different():
+    lines = SHIPPED.read_text().splitlines()
+    assert len(lines) == len(set(lines)) >= 2000
+    counting = sum(any(f"{n} " in line for n in ("two", "three", "four", "five")) for line in lines)
+    assert counting > 500

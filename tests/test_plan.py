@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import models
 import pytest
@@ -14,6 +15,7 @@ from bonsai_quant.errors import BadInput, Unsupported, UsageError
 from bonsai_quant.formats import FORMATS
 from bonsai_quant.plan import explain
 from bonsai_quant.recipe import load_recipe, parse_recipe
+from bonsai_quant.recovery import load_recovery
 from bonsai_quant.schema import PackInfo, PackTensor, StoredTensor
 
 KLEIN_4B = ((5, 20), {"h": 3072, "i": 128, "o": 128, "j": 7680, "t": 256, "d": 128, "m": 9216})
@@ -159,9 +161,16 @@ def test_the_recipe_of_another_base_is_refused(tiny):
         plan(str(tiny), recipe=recipe)
 
 
-@pytest.mark.parametrize("name", ["klein-4b-ternary", "klein-4b-binary", "klein-4b-mixed"])
-def test_shipped_recipes_are_legal(name):
-    assert load_recipe(name).mode in ("ternary", "binary")
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.parent.glob("recipes/*.yaml")))
+def test_shipped_recipes_are_legal(path):
+    said = load_recovery(path.stem, None)
+    assert said.recipe.mode in ("ternary", "binary")
+    trains = said.calibration or said.distillation
+    if path.stem in ("klein-4b-ternary", "klein-4b-binary", "klein-4b-mixed"):
+        assert not trains
+        assert load_recipe(path.stem) == said.recipe
+    else:
+        assert trains
 
 
 def test_odd_group_widths_are_all_listed(tmp_path):

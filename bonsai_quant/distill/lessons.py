@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..errors import UsageError
 from ..training import Distillation
 from ..trajectories.denoiser import walk
 from .ranks import Ranks
@@ -37,6 +38,12 @@ class Lessons:
         self.captions, self.shape, self.sigmas = captions, shape, sigmas
         self.settings, self.seed, self.ranks = settings, seed, ranks
         self.steps = len(sigmas) - 1
+        if len(settings.weights) not in (0, self.steps):
+            raise UsageError(
+                f"distillation: weights has {len(settings.weights)} numbers, and the sampler takes "
+                f"{self.steps} steps",
+                hint="mend the recipe",
+            )
         weights = torch.tensor(settings.weights or (1.0,) * self.steps)
         self.weights = (weights / weights.mean()).to(ranks.device)
 

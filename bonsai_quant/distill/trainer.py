@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..errors import UsageError
 from ..solvers.grid import round_kept
 from ..training import Distillation
 from .average import Average
@@ -48,7 +50,15 @@ class Trainer:
         if self.freeze is not None:
             self.freeze.hold()
         self.step += 1
-        return float(self.ranks.mean(loss))
+        return self._checked(float(self.ranks.mean(loss)))
+
+    def _checked(self, loss: float) -> float:
+        if not math.isfinite(loss):
+            raise UsageError(
+                f"the loss of update {self.step} is {loss}: the training has come apart",
+                hint="lower the rate, and run without --resume",
+            )
+        return loss
 
     def rates(self) -> dict[str, float]:
         """Of the last update: its share of the full rate, and of codes that are held."""

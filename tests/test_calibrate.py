@@ -222,6 +222,21 @@ def test_the_pack_says_what_guided_it(behind):
     assert not verify(packs).failed
 
 
+def test_a_guided_pack_is_solved_again_with_its_calibration(behind, plain, standin):
+    _, calibration, packs = behind
+    (check,) = (c for c in verify(packs, against=str(standin)).checks if " = " in c.subject)
+    assert (check.status, "--calibration" in check.detail) == ("not run", True)
+    again = verify(packs, against=str(standin), calibration=str(calibration))
+    (check,) = (c for c in again.checks if " = " in c.subject)
+    assert (check.status, "quantized again" in check.detail) == ("passed", True)
+    (check,) = (
+        c
+        for c in verify(packs, against=str(standin), calibration=str(plain)).checks
+        if " = " in c.subject
+    )
+    assert (check.status, "not the one" in check.detail) == ("failed", True)
+
+
 def test_a_layer_that_shares_its_input_shares_its_moments(plain):
     record = json.loads((plain / RECORD).read_text())
     inputs = record["inputs"]

@@ -20,7 +20,7 @@ from bonsai_quant import convert
 from bonsai_quant.errors import BonsaiError, Unsupported, UsageError, VerificationFailed
 from bonsai_quant.levels.images import psnr
 from bonsai_quant.pack import open_pack
-from bonsai_quant.runners import noise, open_runner, packed, stock
+from bonsai_quant.runners import noise, open_runner, packed, stock, strips
 from bonsai_quant.runners.places import locate
 from bonsai_quant.runners.runner import paint, start
 from bonsai_quant.runners.sampling import check_scheduler, levels
@@ -273,3 +273,20 @@ def test_a_complete_deployment_of_others_runs_by_itself(deployment, made, standi
     with pytest.raises(UsageError, match="--pipeline"):
         stock.open_pipeline(deployment)
     assert locate(str(deployment), pipeline=str(standin)).pipeline == standin
+
+
+@pytest.mark.parametrize("pixels", [1, 700, 1 << 20])
+def test_a_decoder_in_strips_is_the_same_decoder(standin, monkeypatch, pixels):
+    from diffusers import AutoencoderKLFlux2
+
+    monkeypatch.setattr(strips, "PIXELS", pixels)
+    vae = AutoencoderKLFlux2.from_pretrained(standin / "vae", torch_dtype=torch.float32)
+    z = torch.randn(2, vae.config.latent_channels, 6, 9, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        whole = vae.decode(z).sample
+        strips.in_strips(vae.decoder)
+        cut = vae.decode(z).sample
+    replaced = [type(m).__name__ for m in vae.decoder.modules()]
+    assert "ResnetBlock2D" not in replaced
+    assert "Upsample2D" not in replaced
+    assert float((whole - cut).abs().max()) < 1e-4 * float(whole.abs().max())

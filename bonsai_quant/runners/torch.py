@@ -6,7 +6,6 @@ codes until a layer is reached.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -113,7 +112,7 @@ class TorchRunner:
         finally:
             # Whoever called may still hold the module: its weights leave all the same.
             model.to("meta")
-            gc.collect()
+            memory.give_back()
 
     def _text_encoder(self) -> nn.Module:
         from transformers import Qwen3Config, Qwen3Model
@@ -159,6 +158,10 @@ class TorchRunner:
             use_safetensors=True,
         )  # fmt: skip
         setattr(model, without, None)
+        if without == "encoder":
+            from .strips import in_strips
+
+            in_strips(model.decoder)
         return model.to(self.device).eval()
 
     def _placed(self, model: nn.Module) -> nn.Module:

@@ -140,9 +140,7 @@ class MlxRunner:
         return np.array(values.astype(mx.float32))
 
     def _forget(self) -> None:
-        import gc
-
         import mlx.core as mx
 
-        gc.collect()
+        memory.give_back()
         mx.clear_cache()

@@ -45,11 +45,15 @@ class ManifestFile(pydantic.BaseModel):
 
 
 class SourceRecord(pydantic.BaseModel):
-    """What the pack was made from. id: on the Hub, or of a shipped model; None for local files."""
+    """What the pack was made from. id: on the Hub, or of a shipped model; None for local files.
+
+    origin: id, with @revision, of the model that a folded or trained source was made from.
+    """
 
     model_config = _STRICT
     id: str | None
     revision: str | None
+    origin: str | None = None
     layout: str
     files: list[dict[str, Any]]
 
@@ -172,7 +176,11 @@ def source_record(source: Source, digests: dict[str, str]) -> SourceRecord:
     """digests: sha256 of every file read, by name."""
     files = [{"name": f.name, "size": f.size, "sha256": digests[f.name]} for f in source.files]
     return SourceRecord(
-        id=source.id, revision=source.revision, layout=source.model.layout, files=files
+        id=source.id,
+        revision=source.revision,
+        origin=source.origin,
+        layout=source.model.layout,
+        files=files,
     )
 
 

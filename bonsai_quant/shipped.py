@@ -9,8 +9,8 @@ from .errors import EnvironmentFault
 DATA = Path(__file__).resolve().parent / "data"
 NAMES = ("mini-klein",)
 """Each a folder of DATA: a whole pipeline, as diffusers saves one."""
-PACKS = {"mini-klein-ternary": "mini-klein", "mini-klein-binary": "mini-klein"}
-"""Each a folder of DATA: a pack whose quality was recovered, and the model it was made from."""
+PACKS = ("mini-klein-ternary", "mini-klein-binary")
+"""Each a folder of DATA: a pack of mini-klein whose quality was recovered."""
 
 
 def find_shipped(name: str) -> Path | None:
@@ -31,8 +31,3 @@ def find_shipped_pack(name: str) -> Path | None:
     """The folder of the shipped pack of this name; None when there is none."""
     folder = DATA / name
     return folder if name in PACKS and (folder / "manifest.json").is_file() else None
-
-
-def base_of(folder: Path) -> Path | None:
-    """The folder of the model that a shipped pack was made from; None for any other folder."""
-    return DATA / PACKS[folder.name] if folder in {DATA / name for name in PACKS} else None

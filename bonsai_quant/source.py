@@ -20,6 +20,8 @@ from .storage.safetensors import Header, read_header
 log = logging.getLogger(__name__)
 
 READABLE = ("BF16", "F16", "F32")
+ORIGINS = ("distillation.json", "folding.json")
+"""Files of a pipeline that was made from another, which they name."""
 FREE_CONFIG = ("axes_dims_rope", "eps", "rope_theta")
 """Fields of config.json that shapes do not tell: taken from the source when it has them."""
 
@@ -51,6 +53,18 @@ class Source:
     revision: str | None = None
     hub_sha256: Mapping[str, str] = field(default_factory=dict)
     shipped: str | None = None
+
+    @property
+    def origin(self) -> str | None:
+        """Id of the model that this one was folded or trained from, if its folder says so."""
+        for name in ORIGINS:
+            path = Path(self.place) / name
+            said = read_json(path) if self.id is None and path.is_file() else None
+            made_from = said.get("source") if isinstance(said, dict) else None
+            if isinstance(made_from, dict) and isinstance(made_from.get("id"), str):
+                at = made_from.get("revision")
+                return f"{made_from['id']}@{at}" if isinstance(at, str) else str(made_from["id"])
+        return None
 
     @property
     def id(self) -> str | None:

@@ -257,6 +257,13 @@ def test_recover_goes_from_a_source_to_packs(standin, recipe, few, tmp_path):
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+def test_the_other_parts_of_a_trained_pack_are_found(shipped, recipe, few, tmp_path):
+    recover("mini-klein", recipe=recipe, out=tmp_path / "packs", prompts=str(few), formats="bonsai")
+    place = locate(str(tmp_path / "packs"))
+    assert place.pack.manifest.source.origin == "mini-klein"
+    assert place.pipeline == shipped
+
+
 def test_no_held_out_caption_is_learned_from(standin):
     chosen = choose_prompts(locate(str(standin)), None)
     from bonsai_quant.benchmark import read_benchmark

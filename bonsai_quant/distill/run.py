@@ -106,7 +106,11 @@ def _write(
         record = {
             "schema_version": 1,
             **purpose,
-            "source": {"id": source.id, "revision": source.revision, "sha256": purpose["source"]},
+            "source": {
+                "id": source.id or source.origin,
+                "revision": source.revision,
+                "sha256": purpose["source"],
+            },
             "layers": len(list(latents(trainer.student))),
             "held_out": book.held_out.rows[-1],
         }

@@ -73,8 +73,15 @@ def fold(
     check_output(target, work, overwrite=overwrite)
     folding = Folding(work, known, chosen, progress)
     record = {
-        "schema_version": 1, "source": digests, "moves": chosen, "calibration": known.sha256,
-    }  # fmt: skip
+        "schema_version": 1,
+        "source": {
+            "id": work.source.id or work.source.origin,
+            "revision": work.source.revision,
+            "sha256": digests,
+        },
+        "moves": chosen,
+        "calibration": known.sha256,
+    }
     with Staging(target, overwrite=overwrite) as staging, kept_for_resume(staging):
         staging.commit(
             write_pipeline(staging, place, folding.specs, folding.data, (RECORD, record))

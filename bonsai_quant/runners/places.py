@@ -14,7 +14,7 @@ from ..errors import BadInput, EnvironmentFault, Unsupported, UsageError
 from ..hub import find_cached, split_id
 from ..pack import Pack, find_packs, open_pack
 from ..shards import read_json
-from ..shipped import NAMES, base_of, find_shipped
+from ..shipped import NAMES, find_shipped
 
 INDEX = "model_index.json"
 CLASS = "Flux2KleinPipeline"
@@ -98,7 +98,7 @@ def locate(place: str, *, pipeline: str | None = None, spare: str | None = None)
         return Place(place, find_pipeline(pipeline), pack)
     if _is_complete(pack.folder):
         return Place(place, pack.folder, pack)
-    return Place(place, _source_of(pack) or base_of(pack.folder) or _given(spare, pack), pack)
+    return Place(place, _source_of(pack) or _given(spare, pack), pack)
 
 
 def _is_complete(folder: Path) -> bool:
@@ -111,7 +111,7 @@ def _source_of(pack: Pack) -> Path | None:
     """The pipeline that the manifest names. A name in a file is never a path on this machine."""
     said = pack.manifest.source if pack.manifest else None
     if said is None or said.id is None:
-        return None
+        return _named(said.origin) if said and said.origin else None
     return _named(f"{said.id}@{said.revision}" if said.revision else said.id)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from .errors import BadInput, BonsaiError
 from .pack import Pack, find_packs, open_pack
 from .schema import TensorSpec
-from .shipped import find_shipped
+from .shipped import find_shipped, find_shipped_pack
 from .source import read_source
 from .storage.safetensors import read_header
 
@@ -32,7 +32,7 @@ def inspect(path: str | Path) -> tuple[Inspection, ...]:
     """
     place = Path(path)
     if not place.exists():
-        place = find_shipped(str(path)) or place
+        place = find_shipped(str(path)) or find_shipped_pack(str(path)) or place
     if not place.exists():
         raise BadInput("no such file or folder", where=str(path), hint="check the path")
     if folders := find_packs(place):

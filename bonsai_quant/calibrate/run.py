@@ -26,12 +26,13 @@ from ..storage import fs
 from ..storage.journal import Journal
 from ..storage.layout import safetensors_layout
 from ..storage.staging import Staging
-from ..storage.writer import WeightFile, sums_from_json
+from ..storage.writer import WeightFile
 from ..trajectories.denoiser import Denoiser, walk
 from ..trajectories.prompts import Prompts, choose_prompts
 from ..version import TOOL, __version__
 from .blocks import Stream, blocks, streams, through
 from .moments import Moments
+from .shelf import Shelf
 from .work import Work
 
 ROWS = 256
@@ -76,31 +77,6 @@ def _specs(work: Work) -> list[TensorSpec]:
     width = {t.tensor.linear: t.tensor.shape[1] for t in work.plan.tensors if t.tensor.packed}
     names = sorted(set(work.inputs.values()))
     return [TensorSpec(n, "F32", (width[n], width[n])) for n in names]
-
-
-class Shelf:
-    """The moments that are on disk already, and where new ones go."""
-
-    def __init__(self, file: WeightFile, journal: Journal) -> None:
-        self.file, self.journal = file, journal
-        self.held = set()
-        for name, entry in journal.entries.items():
-            sums = sums_from_json({name: entry.get("sums")})
-            if sums is not None and file.holds(name, sums[name]):
-                self.held.add(name)
-
-    def put(self, name: str, moments: np.ndarray) -> None:
-        """Write, and note that it is there."""
-        self.file.put(name, moments)
-        sums = self.file.sums[name]
-        self.journal.add({"tensor": name, "sums": [sums.xxh3, sums.crc32]})
-
-    def get(self, name: str) -> np.ndarray:
-        """Read what an interrupted run wrote."""
-        spec = next(s for s in self.file.layout.specs if s.name == name)
-        start = self.file.layout.offsets[name]
-        data = fs.pread(self.file.fd, spec.nbytes, start, self.file.path)
-        return np.frombuffer(data, np.float32).reshape(spec.shape)
 
 
 def _collect(work: Work, prompts: Prompts, shelf: Shelf, progress: Progress) -> int:

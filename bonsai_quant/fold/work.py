@@ -19,7 +19,6 @@ from ..resume import kept_for_resume
 from ..runners.places import locate
 from ..schema import NUMPY_DTYPE, PlannedTensor, Progress, TensorSpec, no_progress
 from ..settings import DEFAULT_SOURCE, default_out
-from ..solvers.weights import as_float32, from_stored
 from ..storage import fs
 from ..storage.staging import Staging
 from .blocks import MOVES, Weights, fold_double, fold_single
@@ -138,6 +137,8 @@ class Folding:
 
 def as_weights(tensor: PlannedTensor) -> np.ndarray:
     """[out, in] float64."""
+    from ..solvers.weights import as_float32, from_stored
+
     dtype = tensor.pieces[0].stored.spec.dtype
     return as_float32(from_stored(read(tensor), dtype)).astype(np.float64)
 

@@ -47,7 +47,7 @@ def calibrate(source: str, **options: Any) -> None:
 @click.argument("source", default=DEFAULT_SOURCE)
 @click.option("--calibration", required=True, metavar="FOLDER", help="In full precision.")
 @click.option("-o", "--out", metavar="OUT", help="Output folder [./NAME-folded].")
-@click.option("--moves", default="heads,scale", show_default=True, help="Or sort.")
+@click.option("--moves", default="heads", show_default=True, help="Also scale, sort; by commas.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier result.")
 @common
 def fold(source: str, **options: Any) -> None:

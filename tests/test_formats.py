@@ -13,7 +13,7 @@ from bonsai_quant import export
 from bonsai_quant.errors import VerificationFailed
 from bonsai_quant.formats import FORMATS
 from bonsai_quant.pack import open_pack
-from bonsai_quant.schema import FORMAT_NAMES, SOLVER_NAMES, PackedLayer, PackTensor
+from bonsai_quant.schema import CALIBRATED, FORMAT_NAMES, SOLVER_NAMES, PackedLayer, PackTensor
 from bonsai_quant.solvers import SOLVERS
 
 
@@ -25,7 +25,7 @@ def reference(packs) -> dict[str, np.ndarray]:
 
 def test_names_and_tables_agree():
     assert tuple(FORMATS) == FORMAT_NAMES
-    assert tuple(SOLVERS) == SOLVER_NAMES
+    assert (*SOLVERS, *CALIBRATED) == SOLVER_NAMES
 
 
 def test_bonsai_is_read_by_the_safetensors_package(packs):

@@ -333,7 +333,7 @@ def test_the_ladder_fills_its_page(truth, standin, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(root / "tools"))
     import ladder
 
-    monkeypatch.setattr(ladder, "SAMPLES", 4)
+    monkeypatch.setattr(ladder, "SAMPLES", 64)
     (tmp_path / "quality.md").write_text((root / "docs/quality.md").read_text())
     options = {
         "--source": standin,

@@ -41,6 +41,7 @@ from bonsai_quant.storage.single import write_file  # noqa: E402
 from bonsai_quant.version import __version__  # noqa: E402
 
 MODES = ("ternary", "binary")
+MOVES = ("heads", "scale")
 WAYS = ("absmean", "exact", "weighted", "gptq", "folded", "trained")
 """folded: gptq on a model that `fold` rewrote."""
 SAMPLES, AT_ONCE = 256, 64
@@ -79,7 +80,13 @@ class Maker:
 
     def _folded(self) -> str:
         inputs = self._calibration(self.source.name, None, "inputs", None)
-        made = fold(self.source.name, calibration=inputs, out=self.work / "folded", overwrite=True)
+        made = fold(
+            self.source.name,
+            calibration=inputs,
+            out=self.work / "folded",
+            moves=MOVES,
+            overwrite=True,
+        )
         return str(made.out)
 
     def _trained(self, mode: str, out: Path) -> Path | None:

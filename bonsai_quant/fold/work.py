@@ -24,7 +24,7 @@ from ..storage.staging import Staging
 from .blocks import MOVES, Weights, fold_double, fold_single
 
 RECORD = "folding.json"
-DEFAULT = ("heads", "scale")
+DEFAULT = ("heads",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """A pack of which nobody says how it was made, held against its source: is it the same model?
 
 Training moves codes and scales, so they cannot be expected to be equal. But layers stay themselves:
-the released ternary weights have a cosine of 0.88 with their source, the binary ones 0.77; where error
-feedback chose the codes it is less, down to 0.38 in a binary mini-klein. Another layer in a layer's
-place has a cosine of about 0, and so have exchanged halves.
+the released ternary weights have a cosine of 0.88 with their source, the binary ones 0.77; where
+error feedback chose the codes it is less, down to 0.38 in a binary mini-klein. Another layer in a
+layer's place has a cosine of about 0, and so have exchanged halves.
 """
 
 from __future__ import annotations

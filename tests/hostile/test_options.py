@@ -45,7 +45,7 @@ VALUES = {
     "D65-path-as-format": (("-f", "../x"), ("'../x'", "mlx")),
     "D65-mode": (("--mode", "quaternary"), ("ternary", "binary")),
     "D65-mode-with-control": (("--mode", "\x1b[31m"), ("ternary", "binary")),
-    "D65-solver": (("--solver", "gptq"), ("exact", "absmean")),
+    "D65-solver": (("--solver", "hqq"), ("exact", "absmean")),
     "D65-bits": (("--bits", "3"), ("--bits",)),
     "D65-group": (("--group-size", "64"), ("--group-size",)),
     "D70-token": (("--token", "hf_secret"), ("--token",)),

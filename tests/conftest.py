@@ -72,6 +72,14 @@ def settings(standin):
     return read_benchmark(standin).settings
 
 
+@pytest.fixture(scope="session")
+def few(tmp_path_factory) -> Path:
+    """Prompts in a file, so that no run has to encode many."""
+    path = tmp_path_factory.mktemp("prompts") / "few.txt"
+    path.write_text("\n".join(f"a {c} {s}" for c in ("red", "blue") for s in ("circle", "square")))
+    return path
+
+
 @pytest.fixture
 def no_network(monkeypatch) -> None:
     """Whatever connects to anything fails."""

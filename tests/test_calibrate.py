@@ -33,13 +33,6 @@ SAMPLES = 3
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory):
-    path = tmp_path_factory.mktemp("prompts") / "few.txt"
-    path.write_text("\n".join(f"a {c} {s}" for c in ("red", "blue") for s in ("circle", "square")))
-    return path
-
-
-@pytest.fixture(scope="module")
 def plain(standin, few, tmp_path_factory):
     """A calibration in full precision."""
     out = tmp_path_factory.mktemp("plain") / "out"

@@ -39,14 +39,6 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory):
-    """Prompts in a file, so that no run has to encode many."""
-    path = tmp_path_factory.mktemp("prompts") / "few.txt"
-    path.write_text("\n".join(f"a {c} {s}" for c in ("red", "blue") for s in ("circle", "square")))
-    return path
-
-
-@pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(json.dumps({"mode": "ternary", "distillation": SETTINGS}))

@@ -19,13 +19,6 @@ MOVES = ("heads", "scale", "sort", "heads,scale,sort")
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory):
-    path = tmp_path_factory.mktemp("prompts") / "few.txt"
-    path.write_text("\n".join(f"a {c} {s}" for c in ("red", "blue") for s in ("circle", "square")))
-    return path
-
-
-@pytest.fixture(scope="module")
 def calibration(standin, few, tmp_path_factory):
     out = tmp_path_factory.mktemp("cal") / "out"
     return calibrate(str(standin), out=out, prompts=str(few), samples=3).out

@@ -84,17 +84,14 @@ def blocks(model: Denoiser) -> Iterator[tuple[str, nn.Module]]:
 def through(block: nn.Module, name: str, stream: Stream, *, advance: bool) -> None:
     """Let a stream pass a block; advance: and be what comes out of it."""
     device = next(block.parameters()).device
+    single = name.startswith("single")
+    if single:
+        stream.join()
     picture = stream.picture.to(device)
+    text = None if stream.text is None else stream.text.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        if name.startswith("single"):
-            stream.join()
-            picture = stream.picture.to(device)
-            out = block(hidden_states=picture, encoder_hidden_states=None, **stream.single)
-            text = None
-        else:
-            assert stream.text is not None
-            text, out = block(
-                hidden_states=picture, encoder_hidden_states=stream.text.to(device), **stream.double
-            )
+        more = stream.single if single else stream.double
+        out = block(hidden_states=picture, encoder_hidden_states=text, **more)
+    text, picture = (None, out) if single else out
     if advance:
-        stream.picture, stream.text = out.cpu(), None if text is None else text.cpu()
+        stream.picture, stream.text = picture.cpu(), None if text is None else text.cpu()

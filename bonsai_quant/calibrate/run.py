@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import Flux2Transformer2DModel
 from torch import nn
 
 from ..benchmark import read_benchmark
@@ -16,7 +15,6 @@ from ..calibration import MOMENTS, RECORD, CalibrationRecord
 from ..dense import decoded
 from ..guide import Guide
 from ..resume import kept_for_resume
-from ..runners.loading import loading
 from ..runners.runner import start
 from ..runners.sampling import levels
 from ..runners.torch import TorchRunner
@@ -27,7 +25,7 @@ from ..storage.journal import Journal
 from ..storage.layout import safetensors_layout
 from ..storage.staging import Staging
 from ..storage.writer import WeightFile
-from ..trajectories.denoiser import Denoiser, walk
+from ..trajectories.denoiser import Denoiser, load_transformer, walk
 from ..trajectories.prompts import Prompts, choose_prompts
 from ..version import TOOL, __version__
 from .blocks import Stream, blocks, streams, through
@@ -121,11 +119,7 @@ def _prepare(work: Work, prompts: Prompts) -> tuple[Denoiser, list[Stream]]:
     seeds = [work.seed * 1_000_003 + i for i in range(len(chosen))]
     noise = start(seeds, pictures, work.place.channels)
     _, rows, columns, _ = noise.shape
-    folder = work.place.part("transformer")
-    with loading("diffusers", folder):
-        transformer = Flux2Transformer2DModel.from_pretrained(
-            folder, torch_dtype=runner.dtype, local_files_only=True, use_safetensors=True
-        )
+    transformer = load_transformer(work.place.part("transformer"), runner.dtype)
     words = pictures.max_sequence_length
     model = Denoiser(transformer.eval(), rows, columns, words).to(runner.device)
     sigmas = levels(rows * columns, pictures.num_inference_steps)

@@ -25,14 +25,17 @@ class Freeze:
     def __init__(self, model: nn.Module, average: Average) -> None:
         self.layers = dict(latents(model))
         self.average = average
-        self.codes = {n: torch.zeros_like(m.weight, dtype=torch.int8) for n, m in self._each()}
-        self.often = {n: torch.zeros_like(m.weight, dtype=torch.float16) for n, m in self._each()}
-        self.held = {n: torch.zeros_like(m.weight, dtype=torch.bool) for n, m in self._each()}
+        self.codes = {
+            n: torch.zeros_like(m.weight, dtype=torch.int8) for n, m in self.layers.items()
+        }
+        self.often = {
+            n: torch.zeros_like(m.weight, dtype=torch.float16) for n, m in self.layers.items()
+        }
+        self.held = {
+            n: torch.zeros_like(m.weight, dtype=torch.bool) for n, m in self.layers.items()
+        }
         for name in self.layers:
             local(self.codes[name]).copy_(self._codes(name))
-
-    def _each(self) -> list[tuple[str, nn.Module]]:
-        return list(self.layers.items())
 
     def _codes(self, name: str) -> torch.Tensor:
         layer = self.layers[name]

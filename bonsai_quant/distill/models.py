@@ -6,12 +6,11 @@ import torch
 from diffusers import Flux2Transformer2DModel
 
 from ..benchmark import read_benchmark
-from ..runners.loading import loading
 from ..runners.runner import start
 from ..runners.sampling import levels
 from ..runners.stock import dense_transformer
 from ..runners.torch import TorchRunner
-from ..trajectories.denoiser import Denoiser
+from ..trajectories.denoiser import Denoiser, load_transformer
 from ..trajectories.prompts import Prompts
 from .exam import Exam
 from .latent import attach
@@ -46,22 +45,14 @@ def _transformer(work: Work, ranks: Ranks, *, learns: bool) -> Flux2Transformer2
     if learns and work.start is not None:
         model = dense_transformer(work.start)
     else:
-        model = _loaded(work, ranks, learns)
+        half = ranks.device.type == "cuda" and not learns
+        dtype = torch.bfloat16 if half else torch.float32
+        model = load_transformer(work.place.part("transformer"), dtype)
     if learns:
         attach(model, work.modes)
         if work.settings.checkpointing:
             model.enable_gradient_checkpointing()
     return model.train(learns).requires_grad_(learns)
-
-
-def _loaded(work: Work, ranks: Ranks, learns: bool) -> Flux2Transformer2DModel:
-    folder = work.place.part("transformer")
-    half = ranks.device.type == "cuda" and not learns
-    with loading("diffusers", folder):
-        return Flux2Transformer2DModel.from_pretrained(
-            folder, torch_dtype=torch.bfloat16 if half else torch.float32,
-            local_files_only=True, use_safetensors=True,
-        )  # fmt: skip
 
 
 def encoded(runner: TorchRunner, prompts: tuple[str, ...], words: int) -> torch.Tensor:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import Flux2Transformer2DModel
 from torch import nn
 
+from ..runners.loading import loading
 from ..runners.references import places
 
 
@@ -37,6 +40,14 @@ class Denoiser(nn.Module):  # type: ignore[misc]
                 return_dict=False,
             )[0]
         return v.float()
+
+
+def load_transformer(folder: Path, dtype: torch.dtype) -> Flux2Transformer2DModel:
+    """diffusers' own class with the weights of a pipeline's part, all of it in memory."""
+    with loading("diffusers", folder):
+        return Flux2Transformer2DModel.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
+        )
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]

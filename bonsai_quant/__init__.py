@@ -15,6 +15,8 @@ from .fold import fold
 from .generate import generate
 from .inspect import inspect
 from .plan import plan
+from .publish import plan_publication, publish
+from .pull import pull
 from .recover import recover
 from .report import report
 from .score import score
@@ -35,6 +37,9 @@ __all__ = [
     "generate",
     "inspect",
     "plan",
+    "plan_publication",
+    "publish",
+    "pull",
     "recover",
     "report",
     "score",

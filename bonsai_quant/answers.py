@@ -18,7 +18,7 @@ from .fold import Folded
 from .generate import Generated
 from .inspect import Inspection
 from .manifest import Manifest
-from .plan import Plan
+from .plan import MEASURED, Plan
 from .report import Report
 from .report.make import as_data
 from .schema import PlannedTensor, to_json
@@ -85,7 +85,7 @@ def planned(plan: Plan) -> Answer:
         ("packed", f"{len(info.packed)} layers, {sum(t.size for t in info.packed):,} weights"),
         ("kept", f"{len(info.kept)} tensors, {sum(t.size for t in info.kept):,} weights"),
         ("reads", f"{plan.source_bytes:,} bytes"),
-        ("writes", f"{plan.output_bytes:,} bytes, and manifest.json and layers.csv per format"),
+        ("writes", f"{plan.output_bytes:,} bytes, and {', '.join(MEASURED)} per format"),
         ("memory", f"at most {megabytes(plan.memory_bytes)} with {plan.threads} threads"),
     ]
     settings = [(f"  {s.name}", s.value, f"({s.origin})") for s in plan.settings]

@@ -11,6 +11,7 @@ import click
 
 from . import answers, ending
 from .checks import Checks
+from .cli_hub import HUB_COMMANDS
 from .cli_training import TRAINING_COMMANDS
 from .convert import convert as run_convert
 from .demo import demo as run_demo
@@ -314,7 +315,7 @@ def demo(out: str, seed: int, **options: Any) -> None:
     show(answers.demonstrated(made))
 
 
-for command in TRAINING_COMMANDS:
+for command in (*TRAINING_COMMANDS, *HUB_COMMANDS):
     cli.add_command(command)
 
 

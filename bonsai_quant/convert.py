@@ -155,10 +155,7 @@ def write_packs(
                 plan.calibration.sha256 if plan.calibration else None,
             )
             manifests = _finish(state.writers, made, plan.threads)
-        staging.commit(
-            {f"{n}/{f.path}" for n, m in manifests.items() for f in m.files}
-            | {f"{n}/manifest.json" for n in manifests}
-        )
+        staging.commit({f for n, m in manifests.items() for f in state.writers[n].written(m)})
     return Converted(out, manifests, stats)
 
 

@@ -47,7 +47,7 @@ def export(
             manifest = writer.finish(_provenance(source))
         finally:
             writer.weights.close()
-        staging.commit({f.path for f in manifest.files} | {manifests.NAME})
+        staging.commit(writer.written(manifest))
     return manifest
 
 

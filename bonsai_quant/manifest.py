@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import pydantic
 
 from .errors import BadInput, Unsupported, first_problem
+from .license import CARD, License, read_license
 from .recipe import Recipe
 from .schema import GROUP, SCHEMA_VERSION, FileRecord, LayerStats, Mode, PackInfo
 from .source import Source
@@ -20,6 +22,9 @@ from .storage.safetensors import strict_json
 from .version import TOOL, __version__
 
 NAME = "manifest.json"
+GALLERY = "gallery.png"
+BESIDE = (CARD, GALLERY)
+"""Files of a pack that its manifest does not list: the card, which quotes it, and its pictures."""
 MAX_FILES = 10_000
 _STRICT = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -48,12 +53,14 @@ class SourceRecord(pydantic.BaseModel):
     """What the pack was made from. id: on the Hub, or of a shipped model; None for local files.
 
     origin: id, with @revision, of the model that a folded or trained source was made from.
+    license: what the source's own card says.
     """
 
     model_config = _STRICT
     id: str | None
     revision: str | None
     origin: str | None = None
+    license: License | None = None
     layout: str
     files: list[dict[str, Any]]
 
@@ -179,6 +186,7 @@ def source_record(source: Source, digests: dict[str, str]) -> SourceRecord:
         id=source.id,
         revision=source.revision,
         origin=source.origin,
+        license=read_license(source.root),
         layout=source.model.layout,
         files=files,
     )
@@ -193,23 +201,45 @@ def read_manifest(folder: Path) -> Manifest:
             where=str(folder),
             hint="convert again, or see `inspect`",
         )
+    return parse_manifest(fs.read_small(path), str(path))
+
+
+def parse_manifest(text: bytes, path: str) -> Manifest:
+    """The manifest that a text holds. path: for messages."""
     try:
-        data = strict_json(fs.read_small(path))
+        data = strict_json(text)
         if isinstance(data, dict) and data.get("schema_version", 1) != SCHEMA_VERSION:
             raise Unsupported(
                 f"has schema version {data['schema_version']}; this version reads {SCHEMA_VERSION}",
-                where=str(path),
+                where=path,
                 hint="upgrade bonsai-quant",
             )
         manifest = Manifest.model_validate(data)
     except pydantic.ValidationError as e:
-        raise BadInput(first_problem(e), where=str(path), hint="convert again") from e
+        raise BadInput(first_problem(e), where=path, hint="convert again") from e
     except ValueError as e:
-        raise BadInput(f"is not JSON: {e}", where=str(path), hint="convert again") from e
+        raise BadInput(f"is not JSON: {e}", where=path, hint="convert again") from e
     paths = [f.path for f in manifest.files]
     if len(set(paths)) != len(paths):
-        raise BadInput("lists a file twice", where=str(path), hint="convert again")
+        raise BadInput("lists a file twice", where=path, hint="convert again")
     return manifest
+
+
+def rebuild(manifest: Manifest | None, source: str | None = None) -> str:
+    """The command that makes a pack again; "" where nobody says how it was made.
+
+    source: where the manifest does not name it.  CALIBRATION and recipe.yaml stand for files that
+    the command needs.
+    """
+    if manifest is None or not manifest.source.files:
+        return ""
+    said = manifest.source
+    name = f"{said.id}@{said.revision}" if said.id and said.revision else said.id
+    words = [TOOL, "convert", name or source or "SOURCE", "--mode", manifest.mode]
+    words += ["--solver", str(manifest.recipe.get("solver", "exact"))]
+    words += ["--calibration", "CALIBRATION"] if manifest.calibration else []
+    words += ["--recipe", "recipe.yaml"] if manifest.recipe.get("layers") else []
+    return shlex.join([*words, "-o", "packs"])
 
 
 def is_foreign_manifest(folder: Path) -> bool:
@@ -218,8 +248,13 @@ def is_foreign_manifest(folder: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        data = strict_json(fs.read_small(path))
+        return not is_of_this_program(fs.read_small(path))
     except (ValueError, BadInput):
         return False
+
+
+def is_of_this_program(text: bytes) -> bool:
+    """Whether a manifest.json is one of this program; ValueError when it is no JSON."""
+    data = strict_json(text)
     tool = data.get("tool") if isinstance(data, dict) else None
-    return not (isinstance(tool, dict) and tool.get("name") == TOOL)
+    return isinstance(tool, dict) and tool.get("name") == TOOL

@@ -14,8 +14,8 @@ from .bases import detect
 from .errors import BadInput, BonsaiError, Unsupported, VerificationFailed
 from .formats import FORMATS, Format
 from .formats.format import decode_kept, kept_spec
+from .manifest import BESIDE, Manifest, is_foreign_manifest, read_manifest
 from .manifest import NAME as MANIFEST
-from .manifest import Manifest, is_foreign_manifest, read_manifest
 from .schema import (
     FORMAT_NAMES,
     GROUP,
@@ -302,7 +302,7 @@ def is_ours(out: Path) -> bool:
         except BonsaiError:
             return False
         listed |= {str((folder / f.path).relative_to(out)) for f in manifest.files}
-        listed.add(str((folder / MANIFEST).relative_to(out)))
+        listed |= {str((folder / n).relative_to(out)) for n in (MANIFEST, *BESIDE)}
     return bool(folders) and there <= listed
 
 

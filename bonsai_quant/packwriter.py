@@ -8,8 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from . import manifest as manifests
+from .card import render_card
 from .formats import FORMATS
 from .formats.format import encode_kept
+from .license import CARD
 from .schema import FileRecord, PackedLayer, PackInfo, PackTensor
 from .storage.staging import Staging
 from .storage.writer import Sums, WeightFile
@@ -63,5 +65,11 @@ class PackWriter:
             self.staging.write_file(self._inside(path), data)
         manifest = manifests.build_manifest(self.format_name, self.info, made, records)
         text = manifest.model_dump_json(indent=2).encode() + b"\n"
+        self.staging.write_file(self._inside(CARD), render_card(manifest).encode())
         self.staging.write_file(self._inside(manifests.NAME), text)
         return manifest
+
+    def written(self, manifest: manifests.Manifest) -> set[str]:
+        """Every file of the finished folder, as the staging folder names it."""
+        own = (CARD, manifests.NAME)
+        return {self._inside(path) for path in (*own, *(f.path for f in manifest.files))}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .benchmark import NAME as BENCHMARK
+from .license import CARD
 from .runners.places import INDEX, PARTS, Place
 from .schema import TensorSpec
 from .storage.copies import copy_file
@@ -51,8 +52,8 @@ def write_pipeline(
 
 
 def _other_parts(pipeline: Path) -> Iterator[tuple[str, Path]]:
-    """Files of the parts that stay, and what says how they belong together."""
-    for name in (INDEX, BENCHMARK):
+    """Files of the parts that stay, what says how they belong together, and the license."""
+    for name in (INDEX, BENCHMARK, CARD):
         if (pipeline / name).is_file():
             yield name, pipeline / name
     for part in sorted(set(PARTS) - {"transformer"}):

@@ -10,6 +10,7 @@ from pathlib import Path
 from .calibration import Calibration, open_calibration
 from .errors import BadInput, EnvironmentFault, Unsupported, UsageError
 from .formats import FORMATS
+from .license import CARD
 from .recipe import Recipe, apply_overrides, unknown
 from .schema import (
     CALIBRATED,
@@ -30,7 +31,8 @@ BLOCK = 8 << 20
 PROCESS_BYTES = 260 << 20
 """Interpreter, numpy, numba and its machine code, measured."""
 SLACK_BYTES = 1 << 20
-"""For manifest.json and layers.csv, the only files whose size depends on the weights."""
+MEASURED = (CARD, "layers.csv", "manifest.json")
+"""The only files whose size depends on the weights; SLACK_BYTES are for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,7 @@ def planned_files(info: PackInfo, formats: Sequence[str]) -> tuple[PlannedFile, 
         fmt = FORMATS[name]
         files.append(PlannedFile(name, fmt.weights_path(info.mode), fmt.layout(info).size))
         files += [PlannedFile(name, p, len(b)) for p, b in sorted(fmt.sidecars(info).items())]
-        files += [PlannedFile(name, p, 0, exact=False) for p in ("layers.csv", "manifest.json")]
+        files += [PlannedFile(name, p, 0, exact=False) for p in MEASURED]
     return tuple(files)
 
 

@@ -67,6 +67,12 @@ class Source:
         return None
 
     @property
+    def root(self) -> Path:
+        """The model's own folder, where its card is, and its other parts."""
+        folder = self.files[0].path.parent
+        return folder.parent if folder.name == "transformer" else folder
+
+    @property
     def id(self) -> str | None:
         """The name it has on every machine; None for files of this one."""
         return self.hub_id or self.shipped

@@ -6,6 +6,7 @@ import io
 import signal
 import socket
 import sys
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import fakehub
 import models
 import pipelines
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 
 from bonsai_quant import convert
 from bonsai_quant.benchmark import read_benchmark
@@ -78,6 +82,20 @@ def few(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("prompts") / "few.txt"
     path.write_text("\n".join(f"a {c} {s}" for c in ("red", "blue") for s in ("circle", "square")))
     return path
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache of the Hub, a token, and no waiting."""
+    folder = tmp_path / "home" / "hub"
+    for name, value in {"HF_HUB_CACHE": str(folder), "HF_HUB_DISABLE_XET": True,
+                        "HF_HUB_OFFLINE": False, "HF_HUB_DOWNLOAD_TIMEOUT": 10,
+                        "HF_TOKEN_PATH": str(tmp_path / "token")}.items():  # fmt: skip
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr(time, "sleep", lambda s: None)
+    monkeypatch.setenv("HF_TOKEN", fakehub.TOKEN)
+    yield folder
+    close_session()
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@
         sha = hub.commit({"transformer/config.json": b"{}"})
         hub.fault("GET .*config.json", status(503), None)   # the first time only
 
-Files that end in .safetensors are large files: announced with their sha256, as on the real Hub.
+Files that end as LARGE says are large files: announced with their sha256, as on the real Hub.
+`writehub.py` has what publishing needs besides.
 """
 
 from __future__ import annotations
@@ -18,12 +19,29 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from huggingface_hub import constants
+
 Fault = Callable[["Handler"], None]
 FOREVER = 10**6
+TOKEN = "hf_verysecrettoken"
+LARGE = (".safetensors", ".pt", ".gguf")
+
+
+def use(url: str, monkeypatch) -> None:
+    """Let the Hub's client talk to this address."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 class FakeHub:
     """One model, `name`, with commits and branches; a web server in a thread."""
+
+    private = False
+
+    @property
+    def handler(self) -> type[Handler]:
+        return Handler
 
     def __init__(self, name: str = "org/klein", host: str = "127.0.0.1") -> None:
         self.name, self.host = name, host
@@ -46,7 +64,7 @@ class FakeHub:
     def __enter__(self) -> FakeHub:
         hub = self
 
-        class Bound(Handler):
+        class Bound(self.handler):
             pass
 
         Bound.hub = hub
@@ -143,12 +161,13 @@ class Handler(BaseHTTPRequestHandler):
             return
         siblings = [self._sibling(p, data) for p, data in self.hub.commits[sha].items()]
         siblings = self.hub.listing(siblings)
-        text = json.dumps({"id": self.hub.name, "sha": sha, "siblings": siblings})
+        text = json.dumps({"id": self.hub.name, "sha": sha, "siblings": siblings,
+                           "private": self.hub.private})  # fmt: skip
         self.answer(200, text.encode(), {"Content-Type": "application/json"})
 
     def _sibling(self, path: str, data: bytes) -> dict:
         entry = {"rfilename": path, "size": len(data), "blobId": git_hash(data)}
-        if path.endswith(".safetensors"):
+        if path.endswith(LARGE):
             sha256 = hashlib.sha256(data).hexdigest()
             entry["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
         return entry
@@ -160,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, b"{}", {"X-Error-Code": code})
             return
         data = self.hub.commits[sha][path]
-        large = path.endswith(".safetensors")
+        large = path.endswith(LARGE)
         etag = hashlib.sha256(data).hexdigest() if large else git_hash(data)
         headers = {"X-Repo-Commit": sha, "ETag": f'"{etag}"'}
         if large:

@@ -14,7 +14,8 @@ from bonsai_quant import diff, inspect
 from bonsai_quant.cli import cli
 
 COMMANDS = ("calibrate", "convert", "demo", "diff", "distill", "doctor", "export", "fold",
-            "generate", "inspect", "plan", "recover", "report", "score", "verify")  # fmt: skip
+            "generate", "inspect", "plan", "publish", "pull", "recover", "report", "score",
+            "verify")  # fmt: skip
 
 
 def test_every_command_is_a_function_of_the_package():

@@ -16,7 +16,11 @@ from safetensors.numpy import load_file
 
 from bonsai_quant import bits, convert, pipeline, plan
 from bonsai_quant.pack import open_pack
+from bonsai_quant.plan import MEASURED
 from bonsai_quant.solvers import solve
+
+ABOUT = ("manifest.json", "README.md")
+"""What says where a pack is from."""
 
 FORMATS = ("bonsai", "mlx", "gemlite", "unpacked")
 
@@ -26,7 +30,7 @@ def hashes(out, *, manifests=True):
     return {
         str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in sorted(out.rglob("*"))
-        if p.is_file() and (manifests or p.name != "manifest.json")
+        if p.is_file() and (manifests or p.name not in ABOUT)
     }
 
 
@@ -143,7 +147,7 @@ def test_the_plan_predicts_every_byte(packs):
     planned = {f"{f.format}/{f.path}": f.size for f in work.files if f.exact}
     found = {str(p.relative_to(packs.out)): p.stat().st_size
              for p in packs.out.rglob("*") if p.is_file()}  # fmt: skip
-    measured = {f"{f}/{n}" for f in FORMATS for n in ("layers.csv", "manifest.json")}
+    measured = {f"{f}/{n}" for f in FORMATS for n in MEASURED}
     assert planned == {p: n for p, n in found.items() if p not in measured}
 
 
@@ -153,7 +157,7 @@ def test_the_manifest_lists_every_file_with_its_hash(packs):
         manifest = json.loads((folder / "manifest.json").read_text())
         listed = {f["path"]: (f["size"], f["sha256"]) for f in manifest["files"]}
         found = {p: (len((folder / p).read_bytes()), h) for p, h in hashes(folder).items()
-                 if p != "manifest.json"}  # fmt: skip
+                 if p not in ABOUT}  # fmt: skip
         assert listed == found
         assert [f["remote_path"] for f in manifest["files"]] == sorted(listed)
         assert (manifest["format"], manifest["mode"]) == (format_name, packs.mode)

@@ -8,15 +8,13 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import models
 import pytest
-from fakehub import FOREVER, FakeHub, body, drop, page, stall, status
+from fakehub import FOREVER, TOKEN, FakeHub, body, drop, page, stall, status, use
 from huggingface_hub import constants
-from huggingface_hub.utils import close_session
 
 import bonsai_quant
 from bonsai_quant import answers, convert, hub, plan, verify
@@ -33,23 +31,8 @@ from bonsai_quant.hub import client, transfer
 from bonsai_quant.source import open_source
 
 NAME = "org/klein"
-TOKEN = "hf_verysecrettoken"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 OPTIONS = {"mode": "ternary", "formats": "bonsai", "threads": 2}
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache of the Hub, and no waiting."""
-    folder = tmp_path / "home" / "hub"
-    for name, value in {"HF_HUB_CACHE": str(folder), "HF_HUB_DISABLE_XET": True,
-                        "HF_HUB_OFFLINE": False, "HF_HUB_DOWNLOAD_TIMEOUT": 10,
-                        "HF_TOKEN_PATH": str(tmp_path / "token")}.items():  # fmt: skip
-        monkeypatch.setattr(constants, name, value)
-    monkeypatch.setattr(time, "sleep", lambda s: None)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    yield folder
-    close_session()
 
 
 @pytest.fixture
@@ -58,12 +41,6 @@ def remote(cache, monkeypatch):
     with FakeHub(NAME) as server:
         use(server.url, monkeypatch)
         yield server
-
-
-def use(url: str, monkeypatch) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +76,8 @@ def local(tiny, tmp_path_factory) -> dict[str, bytes]:
 
 def packed(out: Path) -> dict[str, bytes]:
     """Every file of a pack but the manifest, which names the source."""
-    found = (p for p in out.rglob("*") if p.is_file() and p.name != "manifest.json")
+    about = ("manifest.json", "README.md")
+    found = (p for p in out.rglob("*") if p.is_file() and p.name not in about)
     return {str(p.relative_to(out)): p.read_bytes() for p in found}
 
 

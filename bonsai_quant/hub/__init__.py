@@ -1,6 +1,29 @@
-"""Checkpoints on the Hub: what a plan needs by range requests, the weights into the Hub's cache."""
+"""The Hub: a plan's headers by range requests, weights into its cache, packs in both directions."""
 
-from .commit import find_cached, split_id
-from .transfer import discard, download, fetch
+from .commit import Commit, Remote, find_cached, resolve, split_id
+from .repo import check_login, find_or_open_request, open_repo
+from .transfer import bring, check_small, discard, download, fetch, mismatch
+from .upload import Local, check_remote, git_blob, put, read_remote, wrong_remote
 
-__all__ = ["discard", "download", "fetch", "find_cached", "split_id"]
+__all__ = [
+    "Commit",
+    "Local",
+    "Remote",
+    "bring",
+    "check_login",
+    "check_remote",
+    "check_small",
+    "discard",
+    "download",
+    "fetch",
+    "find_cached",
+    "find_or_open_request",
+    "git_blob",
+    "mismatch",
+    "open_repo",
+    "put",
+    "read_remote",
+    "resolve",
+    "split_id",
+    "wrong_remote",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,8 +56,11 @@ def timeout_s() -> float:
     return float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
 
 
-def check_endpoint() -> None:
-    """Refuse an HF_ENDPOINT that is no web address; warn when it would carry a token in clear."""
+def check_endpoint(*, writes: bool = False) -> None:
+    """Refuse an HF_ENDPOINT that is no web address; warn when it would carry a token in clear.
+
+    writes: the token may change things, so it is not sent in clear at all.
+    """
     from huggingface_hub import constants, get_token
 
     try:
@@ -67,6 +71,11 @@ def check_endpoint() -> None:
     if not host or parts.scheme not in ("http", "https"):
         raise UsageError("HF_ENDPOINT is not a web address", hint="unset it, or give https://HOST")
     if parts.scheme == "http" and not _is_loopback(host) and get_token():
+        if writes:
+            raise UsageError(
+                f"HF_ENDPOINT: {host} is not reached by https, and would see the token",
+                hint="give https://HOST",
+            )
         log.warning("HF_ENDPOINT: %s is not reached by https: the token travels in clear", host)
 
 
@@ -144,6 +153,19 @@ def patiently(call: Callable[[], T], place: str) -> T:
     raise AssertionError("unreachable")
 
 
+@contextmanager
+def understood(place: str) -> Iterator[None]:
+    """Take an answer that makes no sense to the client for what it is: not a Hub's."""
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        yield
+    except HTTPError:  # some of them are ValueErrors too
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise HubUnavailable("what answers is not a Hub", where=place, hint=AGAIN) from None
+
+
 def _asked_pause(e: Exception) -> int:
     """Seconds that the Hub asked to wait (Retry-After), 0 when it did not."""
     text = e.response.headers.get("Retry-After", "") if hasattr(e, "response") else ""
@@ -195,6 +217,9 @@ def _answered(e: Any, place: str) -> BonsaiError:
         return HubUnavailable(what, where=place, hint=hint)
     if e.response.headers.get("X-Error-Code") == "RevisionNotFound":
         return HubConflict("the Hub has no such revision", where=place, hint="check the revision")
+    if status == 412:
+        what = "changed while this run was working, so nothing was written"
+        return HubConflict(what, where=place, hint="look at what changed, then run again")
     if status == 404:
         hint = "check the name; if a path was meant, nothing is there"
         return HubConflict("is not on the Hub", where=place, hint=hint)
@@ -224,7 +249,8 @@ def _quietly() -> Iterator[None]:
     hidden = are_progress_bars_disabled()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    if not log.isEnabledFor(logging.WARNING) and not hidden:
+    shown = log.isEnabledFor(logging.WARNING) and sys.stderr.isatty()
+    if not shown and not hidden:
         disable_progress_bars()
     try:
         yield

@@ -76,14 +76,14 @@ def split_id(place: str) -> tuple[str, str] | None:
 
 def find_cached(name: str, revision: str) -> Path | None:
     """The folder where the cache holds a model at a revision, without asking the Hub."""
-    _check_id(name, revision)
+    check_id(name, revision)
     sha = _cached_sha(name, revision)
     return _cache(name) / "snapshots" / sha if sha else None
 
 
 def resolve(name: str, revision: str) -> Commit:
     """The commit that a revision is now: asked of the Hub, or of the cache when offline."""
-    _check_id(name, revision)
+    check_id(name, revision)
     if not client.offline():
         client.check_endpoint()
         return _ask(name, revision)
@@ -138,7 +138,7 @@ def remember(commit: Commit) -> None:
         log.info("%s: not noted in the cache: %s", commit.place, e)
 
 
-def _check_id(name: str, revision: str) -> None:
+def check_id(name: str, revision: str) -> None:
     """Refuse what is no Hub id or no revision; both become parts of paths in the cache."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id

@@ -58,7 +58,7 @@ def download(source: Source) -> Source:
     missing = [f for f in files if not commit.local(f).is_file()]
     _check_room(commit, missing)
     for file in missing:
-        _download(commit, file)
+        bring(commit, file)
     found = _read_cached(commit, files)
     if (found.model, found.config) != (source.model, source.config):
         raise HubMismatch(
@@ -113,7 +113,7 @@ def _read_header(commit: Commit, file: Remote) -> bytes:
 
 def _whole(commit: Commit, file: Remote) -> bytes:
     data = _range(commit, file, 0, file.size)
-    _check_small(data, commit, file)
+    check_small(data, commit, file)
     return data
 
 
@@ -123,16 +123,17 @@ def _range(commit: Commit, file: Remote, start: int, stop: int) -> bytes:
     )
 
 
-def _check_small(data: bytes, commit: Commit, file: Remote) -> None:
+def check_small(data: bytes, commit: Commit, file: Remote) -> None:
     """Compare a small file with the hash that git gave it, or the large-file store."""
     git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     found = hashlib.sha256(data).hexdigest() if file.sha256 else git
     announced = file.sha256 or file.blob
     if announced and found != announced:
-        raise _mismatch(commit, file, f"has hash {found}, the Hub announced {announced}")
+        raise mismatch(commit, file, f"has hash {found}, the Hub announced {announced}")
 
 
-def _mismatch(commit: Commit, file: Remote, what: str) -> HubMismatch:
+def mismatch(commit: Commit, file: Remote, what: str) -> HubMismatch:
+    """The error for a file that is not the one announced, which leaves the cache by this."""
     discard(commit.local(file))
     return HubMismatch(
         what,
@@ -160,11 +161,11 @@ def _read_cached(commit: Commit, files: tuple[Remote, ...], *, strict: bool = Fa
     for file in files:
         path = commit.local(file)
         if path.stat().st_size != file.size:
-            raise _mismatch(
+            raise mismatch(
                 commit, file, f"is {path.stat().st_size} bytes, the Hub announced {file.size}"
             )
         if not file.name.endswith(WEIGHTS):
-            _check_small(fs.read_small(path), commit, file)
+            check_small(fs.read_small(path), commit, file)
     folder = commit.local(files[0]).parent
     _check_shards(commit, files)
     try:
@@ -180,7 +181,7 @@ def _check_large(commit: Commit, file: Remote) -> None:
         return
     _, found = fs.sha256_file(commit.local(file))
     if found != file.sha256:
-        raise _mismatch(commit, file, f"has sha256 {found}, the Hub announced {file.sha256}")
+        raise mismatch(commit, file, f"has sha256 {found}, the Hub announced {file.sha256}")
 
 
 def _check_shards(commit: Commit, files: tuple[Remote, ...]) -> None:
@@ -207,7 +208,7 @@ def _check_room(commit: Commit, missing: Iterable[Remote]) -> None:
         )
 
 
-def _download(commit: Commit, file: Remote) -> None:
+def bring(commit: Commit, file: Remote) -> None:
     """Fetch a file into the cache; the client checks its size, not its hash."""
     from huggingface_hub import hf_hub_download
 

@@ -1,24 +1,26 @@
-"""A report on packs: one page that needs nothing else, the same as JSON, and every layer as CSV."""
+"""A report on packs: one page that needs nothing else, the same as JSON, every layer as CSV, and
+the pictures as one PNG."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import BadInput, BonsaiError, OutputExists
 from ..inspect import inspect
 from ..levels.images import psnr
 from ..levels.pictures import PROMPTS, SEEDS, settings_of
-from ..manifest import Manifest
+from ..manifest import GALLERY, rebuild
 from ..needs import LOOK, RUN, missing
 from ..pack import Pack, find_packs, open_pack
+from ..png import encode_png
 from ..runners import open_runner
 from ..runners.places import locate
 from ..runners.runner import paint
@@ -43,7 +45,7 @@ def report(
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Report:
-    """Survey and verify packs, paint with them, and write report.html, report.json, layers.csv.
+    """Survey and verify packs, paint with them, and write a page, its data, and the pictures.
 
     packs: one folder or several, say the ternary and the binary pack of one source.
     against: that source, for `verify` and for the pictures.  out: a folder.
@@ -51,7 +53,7 @@ def report(
     """
     places = [packs] if isinstance(packs, str | Path) else list(packs)
     folder = Path(out)
-    for name in (PAGE, DATA, TABLE):
+    for name in (PAGE, DATA, TABLE, GALLERY):
         if (folder / name).exists() and not overwrite:
             raise OutputExists("exists already", where=(folder, name), hint="pass --overwrite")
     made = tuple(_look_at(Path(p), against, pipeline, level, progress) for p in places)
@@ -59,6 +61,8 @@ def report(
     result = Report(made, against, gallery, folder)
     data = json.dumps(as_data(result), indent=2, sort_keys=True).encode() + b"\n"
     made_files = {TABLE: as_csv(result), DATA: data, PAGE: render(result).encode()}
+    if isinstance(gallery, Gallery):
+        made_files[GALLERY] = encode_png(side_by_side(gallery))
     make_folder(folder)
     for name, content in made_files.items():
         write_file(folder / name, content, overwrite=overwrite)
@@ -88,19 +92,6 @@ def _size(pack: Pack) -> tuple[str, int, int]:
     return pack.format.name, pack.path.stat().st_size, data
 
 
-def rebuild(manifest: Manifest | None, source: str | None) -> str:
-    """The command that makes a pack again from its recipe; layers of their own need the file."""
-    if manifest is None or not manifest.source.files:
-        return ""
-    said = manifest.source
-    name = f"{said.id}@{said.revision}" if said.id and said.revision else said.id
-    words = ["bonsai-quant", "convert", name or source or "SOURCE", "--mode", manifest.mode]
-    words += ["--solver", str(manifest.recipe.get("solver", "exact"))]
-    if manifest.recipe.get("layers"):
-        words += ["--recipe", "recipe.yaml"]
-    return shlex.join([*words, "-o", "packs"])
-
-
 def _paint(places: Sequence[str], against: str | None, pipeline: str | None) -> Gallery | str:
     """The same prompts and seeds with the source and every pack; or why it cannot be done here."""
     if problem := missing((*RUN, *LOOK)):
@@ -121,6 +112,13 @@ def _paint(places: Sequence[str], against: str | None, pipeline: str | None) -> 
     ]
     labels = [Path(n).name or n for n in names]
     return Gallery(tuple(labels), PROMPTS, np.stack(pictures), tuple(decibels))
+
+
+def side_by_side(gallery: Gallery) -> NDArray[np.uint8]:
+    """One picture of all: a row for each prompt, a column for each model."""
+    return np.concatenate(
+        [np.concatenate(list(row), axis=1) for row in gallery.pictures.swapaxes(0, 1)]
+    )
 
 
 def as_csv(made: Report) -> bytes:

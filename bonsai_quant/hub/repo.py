@@ -1,0 +1,128 @@
+"""A repo to publish in: whether this user may, whether it is there, and who can see it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import HubConflict, HubDenied, HubUnavailable
+from ..version import TOOL, __version__
+from . import client
+from .commit import check_id
+
+log = logging.getLogger(__name__)
+
+TOKENS = "https://huggingface.co/settings/tokens"
+"""Where a user makes tokens."""
+WRITE = f"log in with `hf auth login`, or set HF_TOKEN to a token that may write ({TOKENS})"
+
+
+@dataclass(frozen=True, slots=True)
+class Repo:
+    """A model's repo that is there. private: whether only its owners see it."""
+
+    name: str
+    private: bool
+
+
+def check_login() -> str:
+    """The user's name; HubDenied without a token that the Hub knows. Nothing is sent before."""
+    from huggingface_hub import get_token
+
+    if client.offline():
+        raise HubUnavailable(
+            "HF_HUB_OFFLINE is set", where="publish", hint="unset it, and run again"
+        )
+    client.check_endpoint(writes=True)
+    if not get_token():
+        raise HubDenied("no token for the Hub", where="publish", hint=WRITE)
+
+    def call() -> str:
+        with client.understood("the Hub"):
+            return str(_api().whoami()["name"])
+
+    try:
+        return client.patiently(call, "the Hub")
+    except HubDenied:
+        what = "the token is invalid or expired"
+        raise HubDenied(what, where="the Hub", hint=WRITE) from None
+
+
+def open_repo(name: str, *, private: bool) -> Repo:
+    """The repo, made when it is not there; refused when others see it than was asked for."""
+    check_id(name, "")
+
+    def call() -> Repo:
+        with client.understood(name):
+            return _find(name) or _create(name, private)
+
+    found = client.patiently(call, name)
+    if found.name != name:
+        raise HubConflict(
+            f"is now called {found.name}", where=name, hint=f"publish to {found.name}"
+        )
+    if found.private != private:
+        asked, is_now = ("private", "public") if private else ("public", "private")
+        raise HubConflict(
+            f"exists already and is {is_now}, not {asked}",
+            where=name,
+            hint="choose another name, change it on its settings page, or "
+            + ("leave --private out" if private else "pass --private"),
+        )
+    return found
+
+
+def find_or_open_request(name: str, user: str, title: str) -> str:
+    """The ref of this user's open pull request of that title; a new one when there is none.
+
+    It is looked for before every try: an answer that was lost must not lead to a second one.
+    """
+
+    def call() -> int:
+        with client.understood(name):
+            theirs = _api().get_repo_discussions(
+                name, author=user, discussion_type="pull_request", discussion_status="open"
+            )
+            for each in theirs:
+                if each.title == title and each.author == user:
+                    return int(each.num)
+            return int(_api().create_pull_request(name, title, description=f"By {TOOL}.").num)
+
+    return f"refs/pr/{client.patiently(call, name)}"
+
+
+def _find(name: str) -> Repo | None:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        info = _api().model_info(name, timeout=client.timeout_s())
+    except GatedRepoError:
+        raise
+    except RepositoryNotFoundError as e:
+        if e.response.status_code == 404:
+            return None
+        raise
+    return Repo(str(info.id), bool(info.private))
+
+
+def _create(name: str, private: bool) -> Repo:
+    """Make the repo. `exist_ok` would take a repo of others for success."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    log.info("%s: making a %s repo", name, "private" if private else "public")
+    try:
+        _api().create_repo(name, private=private, exist_ok=False)
+    except HfHubHTTPError as e:
+        if e.response.status_code != 409:
+            raise
+    found = _find(name)  # 409: somebody, or an earlier try of ours, was faster
+    if found is None:
+        raise HubConflict("was made, and is not there", where=name, hint="look at it, run again")
+    return found
+
+
+def _api() -> Any:
+    from huggingface_hub import HfApi
+
+    return HfApi(library_name=TOOL, library_version=__version__)

@@ -1,0 +1,199 @@
+"""Bringing files to a branch of the Hub: one commit, and the other side compared afterwards.
+
+The commit is the only step that changes what others see. Large files go to the Hub's store before
+it, where an interrupted run leaves them and the next one finds them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import HubConflict, HubDenied, HubMismatch, HubUnavailable
+from ..storage import fs
+from ..version import TOOL, __version__
+from . import client
+from .commit import Commit, Remote, resolve
+from .transfer import check_small
+
+log = logging.getLogger(__name__)
+
+IGNORED = (".gitattributes",)
+"""What the Hub itself puts into every repo."""
+SHOWN = 5
+"""Foreign files that a message lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A file to publish. path: in the repo.  content: the file here, or the bytes themselves."""
+
+    path: str
+    content: Path | bytes
+    size: int
+    sha256: str
+
+    def blob(self) -> str:
+        """The name that git gives a small file."""
+        data = self.content if isinstance(self.content, bytes) else fs.read_small(self.content)
+        return git_blob(data)
+
+
+def git_blob(data: bytes) -> str:
+    """git's hash of a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def put(
+    repo: str,
+    revision: str,
+    files: Sequence[Local],
+    *,
+    message: str,
+    ours: Callable[[Commit], Collection[str]],
+    into_existing: bool,
+) -> tuple[Commit, bool]:
+    """Make a branch hold these files; -> its commit, and whether one had to be made.
+
+    revision: "" for the default branch.  ours: of a commit, the paths that this program may
+    replace or remove.  into_existing: leave foreign files where they are, instead of refusing.
+    Each try looks first: a commit whose answer was lost is found, not made again.
+    """
+
+    def attempt() -> tuple[Commit, bool]:
+        before = resolve(repo, revision)
+        mine = ours(before)
+        stale = {f.path for f in before.files} & set(mine) - {f.path for f in files}
+        if not stale and not wrong_remote(before, files):
+            return before, False
+        if not into_existing:
+            _check_foreign(before, files, mine)
+        sha = _send(before, files, sorted(stale), message)
+        return resolve(repo, sha), True
+
+    return client.patiently(attempt, f"{repo}@{revision}" if revision else repo)
+
+
+def wrong_remote(commit: Commit, files: Sequence[Local]) -> list[str]:
+    """What of these files is missing or different on the other side."""
+    there = {f.path: f for f in commit.files}
+    problems = []
+    for file in files:
+        if (remote := there.get(file.path)) is None:
+            problems.append(f"{file.path}: is missing")
+        elif remote.size != file.size:
+            problems.append(f"{file.path}: is {remote.size} bytes there, {file.size} here")
+        elif not _same(remote, file):
+            problems.append(f"{file.path}: has another hash there")
+    return problems
+
+
+def check_remote(commit: Commit, files: Sequence[Local]) -> None:
+    """Compare every file with what the Hub now says it holds."""
+    if problems := wrong_remote(commit, files):
+        raise HubMismatch(
+            f"the Hub holds something else than was sent: {problems[0]}",
+            where=f"{commit.name}@{commit.sha}",
+            hint="delete the repo or revert the commit on its page, then publish again",
+        )
+
+
+def read_remote(commit: Commit, path: str) -> bytes | None:
+    """A small file of a commit, checked against its hash; None when it is not there."""
+    file = next((f for f in commit.files if f.path == path), None)
+    if file is None:
+        return None
+    data = client.patiently(
+        lambda: client.read_range(commit.name, commit.sha, path, 0, file.size), commit.place
+    )
+    check_small(data, commit, file)
+    return data
+
+
+def _same(remote: Remote, file: Local) -> bool:
+    return remote.sha256 == file.sha256 if remote.sha256 else remote.blob == file.blob()
+
+
+def _check_foreign(commit: Commit, files: Sequence[Local], ours: Collection[str]) -> None:
+    mine = {f.path: f for f in files}
+    foreign = sorted(
+        f.path
+        for f in commit.files
+        if f.path not in {*ours, *IGNORED} and not (f.path in mine and _same(f, mine[f.path]))
+    )
+    if foreign:
+        more = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
+        raise HubConflict(
+            f"holds files of others: {', '.join(foreign[:SHOWN])}{more}",
+            where=commit.place,
+            hint="choose another repo; --into-existing keeps them, and replaces those of our names",
+        )
+
+
+def _send(parent: Commit, files: Sequence[Local], stale: Sequence[str], message: str) -> str:
+    """One commit on top of `parent`; -> its sha."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.errors import HTTPError
+
+    changes: list[Any] = [CommitOperationDelete(path) for path in stale]
+    for file in files:
+        add = CommitOperationAdd(file.path, file.content)
+        add.upload_info.sha256 = bytes.fromhex(file.sha256)  # verified, so not hashed once more
+        changes.append(add)
+    try:
+        made = HfApi(library_name=TOOL, library_version=__version__).create_commit(
+            parent.name,
+            changes,
+            commit_message=message,
+            revision=parent.revision or None,
+            parent_commit=parent.sha,
+        )
+        return str(made.oid)
+    except HTTPError:
+        raise
+    except (RuntimeError, ValueError, KeyError, TypeError) as e:
+        _refused(e, parent.place)
+
+
+def _refused(e: Exception, place: str) -> NoReturn:
+    """What the client says in exceptions of its own: an upload that failed, a refused file."""
+    cause: BaseException | None = e
+    while cause is not None and not hasattr(cause, "response"):
+        cause = cause.__cause__
+    if cause is not None:
+        _store_said(cause, place)
+    if isinstance(e, json.JSONDecodeError | KeyError | TypeError):
+        raise HubUnavailable("what answers is not a Hub", where=place, hint=client.AGAIN) from None
+    if isinstance(e.__cause__, OSError):
+        raise e.__cause__
+    text = " ".join(str(e).split())
+    if "LFS batch" in text:
+        raise HubDenied(
+            f"the Hub refuses a file: {client.scrubbed(text.rpartition(': ')[2])}",
+            where=place,
+            hint="see the limits of your account, or ask the owner of the repo",
+        ) from None
+    raise HubUnavailable(client.scrubbed(text), where=place, hint=client.AGAIN) from None
+
+
+def _store_said(cause: Any, place: str) -> NoReturn:
+    """Statuses of the store: there 403 is an address that is too old, not a lack of rights."""
+    status = cause.response.status_code
+    if cause.response.request.method == "PUT" and status in (400, 403):
+        raise HubUnavailable(
+            f"the store answered {status}: the upload took too long, or its address is wrong",
+            where=place,
+            hint="run again: what is there already is not sent again",
+        ) from None
+    if status == 422:
+        raise HubMismatch(
+            f"the Hub received other bytes than were sent: {client.scrubbed(cause)}",
+            where=place,
+            hint="run again",
+        ) from None
+    raise cause

@@ -12,7 +12,7 @@ from .publish import plan_publication
 from .publish import publish as run_publish
 from .pull import pull as run_pull
 
-PLANNED = ("report", "license", "incomplete")
+PLANNED = ("report", "score", "license", "incomplete")
 """The options that decide what is published, not how."""
 
 
@@ -24,6 +24,7 @@ PLANNED = ("report", "license", "incomplete")
 @click.option("--create-pr", is_flag=True, help="In a pull request.")
 @click.option("--into-existing", is_flag=True, help="Beside files of others.")
 @click.option("--report", metavar="FOLDER", help="What `report` made of it, for the card.")
+@click.option("--score", metavar="FILE", help="What `score --json` printed, for the card.")
 @click.option("--license", metavar="ID", help="Where the card of the source says none.")
 @click.option("--incomplete", is_flag=True, help="Accept a pack without text encoder and VAE.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only list the files and show the card.")

@@ -98,4 +98,5 @@ def _provenance(pack: Pack) -> manifests.Provenance:
         said.source,
         said.measured,
         fs.read_small(csv) if csv.is_file() else None,
+        said.calibration,
     )

@@ -225,6 +225,12 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
     return manifest
 
 
+def conversion(manifest: Manifest) -> dict[str, Any]:
+    """What all formats of one conversion have in common, and no other conversion has."""
+    said = manifest.model_dump(mode="json")
+    return {k: said[k] for k in ("base", "mode", "recipe", "source", "measured", "calibration")}
+
+
 def rebuild(manifest: Manifest | None, source: str | None = None) -> str:
     """The command that makes a pack again; "" where nobody says how it was made.
 

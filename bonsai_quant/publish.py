@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from .card import Evidence, read_evidence, render_card
+from .card import Evidence, read_evidence, read_score, render_card
 from .errors import BadInput, HubDenied, UsageError, VerificationFailed
 from .hub import (
     Commit,
@@ -70,6 +70,7 @@ def plan_publication(
     repo: str,
     *,
     report: str | Path | None = None,
+    score: str | Path | None = None,
     license: str | None = None,
     incomplete: bool = False,
     progress: Progress = no_progress,
@@ -77,6 +78,7 @@ def plan_publication(
     """Verify the pack, write its card, and list what would be sent. Asks nothing of the Hub.
 
     repo: `owner/name`.  report: a folder that `report` made of this pack, quoted on the card.
+    score: a file with what `score --json` printed of it.
     license: the id, where the source's card says none.
     incomplete: accept a pack without the other parts that its clients need.
     """
@@ -87,7 +89,13 @@ def plan_publication(
     if not incomplete:
         _check_complete(opened)
     evidence = read_evidence(Path(report), manifest) if report is not None else None
-    card = render_card(manifest, repo=repo, license=_license(manifest, license), evidence=evidence)
+    card = render_card(
+        manifest,
+        repo=repo,
+        license=_license(manifest, license),
+        evidence=evidence,
+        score=read_score(Path(score), manifest) if score is not None else None,
+    )
     files = _files(opened.folder, manifest, card, evidence)
     check_secrets((f.path, f.content) for f in files)
     names = {f.path for f in files} | set(BESIDE)
@@ -103,6 +111,7 @@ def publish(
     create_pr: bool = False,
     into_existing: bool = False,
     report: str | Path | None = None,
+    score: str | Path | None = None,
     license: str | None = None,
     incomplete: bool = False,
     progress: Progress = no_progress,
@@ -117,7 +126,13 @@ def publish(
     if create_pr and revision:
         raise UsageError("a pull request has a branch of its own", hint="leave --revision out")
     what = plan_publication(
-        pack, repo, report=report, license=license, incomplete=incomplete, progress=progress
+        pack,
+        repo,
+        report=report,
+        score=score,
+        license=license,
+        incomplete=incomplete,
+        progress=progress,
     )
     try:
         return _send(what, private, revision or "", create_pr, into_existing)

@@ -8,8 +8,9 @@ is told by the reference's own pictures, held against the captions of other prom
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from .errors import BadInput, UsageError
 from .gallery import BATCH, Gallery, Marks, Task, by_chance, check_packages, exhibit, make_task
 from .grid import Cell, Row, check_png, draw_grid
 from .intervals import Figure, Resampled, adjusted_ratio, ratio, resample
+from .manifest import conversion
 from .runners.places import Place, locate
 from .scenes.world import CATEGORIES
 from .schema import Progress, no_progress
@@ -68,12 +70,16 @@ class ModelScore:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What `score` found. reference and kept: only with `against`; kept begins with overall."""
+    """What `score` found. reference and kept: only with `against`; kept begins with overall.
+
+    conversion: of the pack that was scored, as `manifest.conversion` says.
+    """
 
     task: Task
     model: ModelScore
     reference: ModelScore | None
     kept: tuple[Kept, ...]
+    conversion: dict[str, Any] | None = None
 
 
 def score(
@@ -112,7 +118,8 @@ def score(
     galleries = [exhibit(p, task, batch=batch, progress=tell) for p in places]
     if grid is not None:
         write_file(Path(grid), examples(galleries[::-1]), overwrite=overwrite)
-    return compare(*galleries)
+    manifest = places[0].pack.manifest if places[0].pack else None
+    return replace(compare(*galleries), conversion=conversion(manifest) if manifest else None)
 
 
 def find_places(place: str, against: str | None, pipeline: str | None) -> list[Place]:

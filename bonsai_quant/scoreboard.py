@@ -76,6 +76,7 @@ def data(result: Scored) -> dict[str, Any]:
     return {
         "place": result.model.name,
         "against": result.reference.name if result.reference else None,
+        "conversion": result.conversion,
         "settings": settings(result.task),
         **_model(result.model),
         "reference": _model(result.reference) if result.reference else None,

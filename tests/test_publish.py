@@ -91,11 +91,13 @@ def test_the_whole_loop_through_the_command_line(shipped, remote, run, tmp_path)
     """convert, report, publish, pull, verify, generate: the same bytes, the same picture."""
     packs, report, back = tmp_path / "packs", tmp_path / "report", tmp_path / "back"
     (shipped / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    scored = tmp_path / "score.json"
     paint = ("-p", "a red circle", "--steps", 1, "--pipeline", shipped, "--backend", "torch")
     for command in (
         ("convert", "mini-klein", "--mode", "ternary", "--format", "bonsai", "-o", packs),
         ("report", packs, "--against", "mini-klein", "-o", report),
-        ("publish", packs / "bonsai", REPO, "--report", report, "--private"),
+        ("score", packs, "--against", "mini-klein", "--prompts", 1, "--images", 1, "--json"),
+        ("publish", packs / "bonsai", REPO, "--report", report, "--score", scored, "--private"),
         ("pull", REPO, "-o", back),
         ("verify", back, "--against", "mini-klein"),
         ("generate", packs, *paint, "-o", tmp_path / "here.png"),
@@ -104,12 +106,15 @@ def test_the_whole_loop_through_the_command_line(shipped, remote, run, tmp_path)
         result = run(*command)
         assert result.code == 0, result.err
         assert TOKEN not in result.out + result.err
+        if command[0] == "score":
+            scored.write_text(result.out)
     assert listed(packs / "bonsai") == listed(back)
     assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
     assert remote.private and len(remote.made) == 1
     assert remote.files()["gallery.png"] == (report / "gallery.png").read_bytes()
     card = remote.files()["README.md"].decode()
     assert "dB to the source's" in card and "was not measured" not in card
+    assert "Of 6 pictures painted for 6 captions" in card
 
 
 @pytest.fixture(scope="module")

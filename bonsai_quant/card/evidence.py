@@ -1,4 +1,4 @@
-"""What a report measured of a pack, for its card."""
+"""What was measured of a pack, for its card: by `report`, and by `score`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
-from ..manifest import GALLERY, Manifest
+from ..manifest import GALLERY, Manifest, conversion
 from ..shards import read_json
 from ..storage import fs
 
@@ -30,6 +30,22 @@ class Evidence:
     gallery: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Shares of pictures that show what their captions say, in percent with 95 % intervals.
+
+    reference, kept: of the source, and what is kept of it; "" when it was not scored too.
+    """
+
+    pictures: int
+    captions: int
+    size: str
+    steps: int
+    score: str
+    reference: str
+    kept: str
+
+
 def read_evidence(folder: Path, manifest: Manifest) -> Evidence:
     """A report's folder, refused when it is about packs of another conversion."""
     path = folder / DATA
@@ -40,7 +56,7 @@ def read_evidence(folder: Path, manifest: Manifest) -> Evidence:
     said = read_json(path)
     try:
         place = next(
-            i for i, p in enumerate(said["packs"]) if _same_conversion(p["manifest"], manifest)
+            i for i, p in enumerate(said["packs"]) if _is_of(p["manifest"] or {}, manifest)
         )
         return _evidence(said, place, folder)
     except StopIteration:
@@ -50,15 +66,41 @@ def read_evidence(folder: Path, manifest: Manifest) -> Evidence:
     raise BadInput(what, where=str(path), hint="make a report of this pack")
 
 
-def _same_conversion(theirs: Any, mine: Manifest) -> bool:
-    """Formats of one conversion differ in their files only."""
-    if not isinstance(theirs, dict):
-        return False
-    said = mine.model_dump(mode="json")
-    return all(
-        theirs.get(k) == said[k]
-        for k in ("base", "mode", "recipe", "source", "measured", "calibration")
-    )
+def read_score(path: Path, manifest: Manifest) -> Score:
+    """What `score --json` printed, refused when it is about a pack of another conversion."""
+    said = read_json(path)
+    try:
+        if not _is_of(said["conversion"] or {}, manifest):
+            raise BadInput(
+                "is about another pack than this one",
+                where=str(path),
+                hint="score this one: `bonsai-quant score PACK --against SOURCE --json`",
+            )
+        task, kept = said["settings"], said["retention"]
+        return Score(
+            int(said["overall"]["pictures"]),
+            6 * int(task["prompts_per_category"]),
+            f"{int(task['width'])} x {int(task['height'])}",
+            int(task["num_inference_steps"]),
+            _interval(said["overall"]["score"]),
+            _interval(said["reference"]["overall"]["score"]) if said["reference"] else "",
+            _interval(kept["overall"]["retention"]) if kept else "",
+        )
+    except (KeyError, TypeError, ValueError) as e:
+        raise BadInput(
+            "is not what `bonsai-quant score --json` prints", where=str(path), hint="score again"
+        ) from e
+
+
+def _interval(said: dict[str, float | None]) -> str:
+    if None in said.values():  # a share of nothing
+        return ""
+    value, low, high = (100 * (said[k] or 0) for k in ("value", "low", "high"))
+    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def _is_of(theirs: dict[str, Any], mine: Manifest) -> bool:
+    return all(theirs.get(k) == v for k, v in conversion(mine).items())
 
 
 def _evidence(said: dict[str, Any], place: int, folder: Path) -> Evidence:

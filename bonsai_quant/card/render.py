@@ -10,7 +10,7 @@ from ..manifest import Manifest, rebuild
 from ..needs import MLX_SINCE
 from ..schema import FORMAT_NAMES
 from ..version import TOOL
-from .evidence import Evidence
+from .evidence import Evidence, Score
 
 ORIGINALS = {
     "flux2-klein-4b": ("FLUX.2 Klein 4B", "black-forest-labs/FLUX.2-klein-4B"),
@@ -30,6 +30,7 @@ def render_card(
     repo: str | None = None,
     license: License | None = None,
     evidence: Evidence | None = None,
+    score: Score | None = None,
 ) -> str:
     """README.md of a pack. repo: where it will be.  license: in place of the source's own.
 
@@ -52,6 +53,7 @@ def render_card(
         said_by="its publisher" if license else "the card of the source",
         repo=repo or "OWNER/NAME",
         e=evidence,
+        score=score,
         total=sum(f.size for f in manifest.files),
         parts=_parts(manifest),
         mlx_version=".".join(map(str, MLX_SINCE)),

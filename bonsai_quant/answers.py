@@ -17,7 +17,7 @@ from .doctor import Finding
 from .fold import Folded
 from .generate import Generated
 from .inspect import Inspection
-from .manifest import Manifest
+from .manifest import Manifest, lora_record
 from .plan import MEASURED, Plan
 from .report import Report
 from .report.make import as_data
@@ -88,6 +88,7 @@ def planned(plan: Plan) -> Answer:
         ("writes", f"{plan.output_bytes:,} bytes, and {', '.join(MEASURED)} per format"),
         ("memory", f"at most {megabytes(plan.memory_bytes)} with {plan.threads} threads"),
     ]
+    head[1:1] = [("lora", f"{a.path}: {a.summary()}") for a in plan.loras]
     settings = [(f"  {s.name}", s.value, f"({s.origin})") for s in plan.settings]
     fates = [("  tensor", "n", "shape", "becomes")]
     fates += [(f"  {name}", str(n), shape, act) for name, n, shape, act, _ in grouped(plan.tensors)]
@@ -112,6 +113,7 @@ def _plan_data(plan: Plan) -> dict[str, Any]:
         "settings": [to_json(s) for s in plan.settings],
         "files": [to_json(f) for f in plan.files],
         "tensors": [to_json(t.tensor) | {"rule": t.rule} for t in plan.tensors],
+        "lora": [lora_record(a).model_dump(mode="json") for a in plan.loras],
     }
 
 
@@ -132,7 +134,12 @@ def explained(planned: PlannedTensor) -> Answer:
         )
         for p in planned.pieces
     ]
-    return Answer(columns(rows), to_json(t) | {"rule": planned.rule})
+    rows += [
+        ("lora", f"{d.lora}: {d.factor:g} times {d.up[0].stored.spec.name}, rank {d.rank}")
+        for d in planned.deltas
+    ]
+    added = [{"file": str(d.lora), "rank": d.rank, "factor": d.factor} for d in planned.deltas]
+    return Answer(columns(rows), to_json(t) | {"rule": planned.rule, "lora": added})
 
 
 def converted(made: Converted) -> Answer:
@@ -151,6 +158,10 @@ def converted(made: Converted) -> Answer:
         f"{first.base}, {first.mode}: {first.counts.packed} layers packed, "
         f"{first.counts.kept} tensors kept",
         columns(rows, (1,)),
+    ]
+    text += [
+        f"lora {a.name}: {a.modules} of {a.modules + a.ignored} modules matched, scale {a.scale:g}"
+        for a in first.source.lora
     ]
     if measured and measured.lossless:
         text.append("lossless: the source was on the grid already")

@@ -13,6 +13,7 @@ from .calibration import Calibration
 from .checks import Checks
 from .errors import BadInput
 from .guide import Guide
+from .lora.merge import Factors, merged, read_factors
 from .schema import GROUP, LayerStats, PackedLayer, PlannedTensor, StoredTensor
 from .solvers import Solved, solve
 from .solvers.grid import round_kept
@@ -70,6 +71,9 @@ class Assembly:
         self.arrays: dict[str, np.ndarray] = {}
         self.calibration = calibration
         self.guide: Guide | None = None
+        self.factors: Factors | None = None
+        self.blank = bool(planned.deltas)
+        """Only zeros came so far, where a LoRA will hide that."""
 
     def add(self, span: Span, data: np.ndarray) -> Finished | None:
         """Solve the rows of a block; the tensor, when these were its last."""
@@ -83,7 +87,7 @@ class Assembly:
         return self._finish()
 
     def _place(self, span: Span, data: np.ndarray) -> None:
-        values = from_stored(data, span.stored.spec.dtype)
+        values = self._merge(from_stored(data, span.stored.spec.dtype), span.at)
         tensor = self.planned.tensor
         if tensor.action != "keep":
             solved = solve(values, self.solver, tensor.action, self.bits, self._guide())
@@ -99,6 +103,17 @@ class Assembly:
         rows = slice(span.at, span.at + span.stop - span.start)
         for name, part in parts.items():
             self._array(name, part)[rows] = part
+
+    def _merge(self, values: np.ndarray, at: int) -> np.ndarray:
+        """Add what LoRAs add to the rows from `at`; their factors are read by whoever is first."""
+        if not self.planned.deltas:
+            return values
+        with self.lock:
+            self.blank = self.blank and not values.any()
+            if self.factors is None:
+                self.factors = read_factors(self.planned.deltas, self.planned.tensor.shape)
+            factors = self.factors
+        return merged(np.ascontiguousarray(values), factors, at)
 
     def _guide(self) -> Guide | None:
         """What the layer's inputs look like, read and made ready by whoever comes first."""
@@ -133,7 +148,7 @@ class Assembly:
         ordered = b"".join(self.digests[at] for at in sorted(self.digests))
         digest = xxhash.xxh3_128_hexdigest(ordered)
         # What is done must not stay in memory.
-        arrays, self.arrays, self.guide = self.arrays, {}, None
+        arrays, self.arrays, self.guide, self.factors = self.arrays, {}, None, None
         tensor = self.planned.tensor
         if self.skip:
             return Finished(self.planned, None, None, None, digest)
@@ -148,7 +163,7 @@ class Assembly:
             )
             return Finished(self.planned, stats, None, arrays["kept"], digest)
         stats = _packed_stats(self.planned, arrays, self.bits)
-        _check_plausible(stats, arrays["sums"], self.planned, self.checks)
+        _check_plausible(stats, arrays["sums"], self.planned, self.checks, self.blank)
         out, n = tensor.shape
         layer = PackedLayer(tensor.linear, (out, n), self.bits, arrays["codes"], arrays["scales"])
         return Finished(self.planned, stats, layer, None, digest)
@@ -171,9 +186,10 @@ def _bad_value(values: np.ndarray, at: int, span: Span, what: str) -> BadInput:
     if not math.isfinite(value):
         what = "is not finite"
     index = span.start * (math.prod(span.stored.spec.shape[1:])) + at
+    added = bool(span.planned.deltas)
     return BadInput(
-        f"{value:g} {what}",
-        hint="repair or refetch the checkpoint",
+        f"{value:g} {what}" + " with what --lora adds" * added,
+        hint="repair or refetch the checkpoint" + ", or lower the LoRA's scale" * added,
         where=(span.stored.path, f"tensor {span.stored.spec.name}", f"element {index}"),
     )
 
@@ -204,12 +220,13 @@ def _packed_stats(planned: PlannedTensor, arrays: dict[str, np.ndarray], bits: i
 
 
 def _check_plausible(
-    stats: LayerStats, sums: np.ndarray, planned: PlannedTensor, checks: Checks
+    stats: LayerStats, sums: np.ndarray, planned: PlannedTensor, checks: Checks, blank: bool
 ) -> None:
+    """blank: the source had only zeros, whatever was added to them."""
     stored = planned.pieces[0].stored
     where = (stored.path, f"tensor {stored.spec.name}")
     energy = math.fsum(sums[:, ENERGY].tolist())
-    if energy == 0:
+    if energy == 0 or blank:
         if not checks.zeros:
             return
         raise BadInput(

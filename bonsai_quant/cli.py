@@ -33,6 +33,7 @@ from .verify import BACKENDS, LEVELS
 from .verify import verify as run_verify
 from .version import TOOL, __version__
 
+MERGED = "A LoRA to merge before rounding; repeat for more."
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -43,6 +44,8 @@ def choosing(command: Command) -> Command:
         click.option("--recipe", metavar="FILE", help="A YAML recipe, or a shipped one's name."),
         click.option("--solver", metavar="NAME", help=f"{', '.join(SOLVER_NAMES)}."),
         click.option("--calibration", metavar="FOLDER", help="What `calibrate` made."),
+        click.option("--lora", multiple=True, metavar="FILE[:SCALE]", help=MERGED),
+        click.option("--lora-partial", is_flag=True, help="Leave out a LoRA's other modules."),
         click.option(
             "-f",
             "--format",
@@ -97,6 +100,7 @@ def convert(
     \b
     bonsai-quant convert FLUX.2-klein-4B --mode ternary -o packs
     bonsai-quant convert my-finetune.safetensors --recipe my.yaml --format mlx
+    bonsai-quant convert FLUX.2-klein-4B --mode ternary --lora style.safetensors:0.8
     """
     show = manners(options)
     options["formats"] = options["formats"] or DEFAULT_FORMATS
@@ -181,6 +185,7 @@ def inspect(path: str, tensors: bool, **options: Any) -> None:
 @click.argument("pack")
 @click.option("--against", metavar="SOURCE", help="Quantize SOURCE again and compare.")
 @click.option("--calibration", metavar="FOLDER", help="What guided the solver of the pack.")
+@click.option("--lora", multiple=True, metavar="FILE[:SCALE]", help="What was merged into it.")
 @click.option("--level", default="codes", show_default=True, help=f"{', '.join(LEVELS)}.")
 @click.option("--pipeline", metavar="P", help="Text encoder, VAE and so on of a pack [its source].")
 @click.option("--backend", "backends", multiple=True, help=f"{', '.join(BACKENDS)} [all].")

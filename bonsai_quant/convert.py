@@ -90,6 +90,8 @@ def convert(
     recipe: str | Path | Recipe | None = None,
     solver: str | None = None,
     calibration: str | Path | None = None,
+    lora: Sequence[str] = (),
+    lora_partial: bool = False,
     revision: str | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -111,6 +113,8 @@ def convert(
         recipe=recipe,
         solver=solver,
         calibration=calibration,
+        lora=lora,
+        lora_partial=lora_partial,
         formats=formats,
         revision=revision,
         threads=threads,
@@ -149,7 +153,7 @@ def write_packs(
             stats = tuple(state.stats[name] for name in sorted(state.stats))
             made = Provenance(
                 plan.recipe,
-                source_record(plan.source, digests),
+                source_record(plan.source, digests, plan.loras),
                 measure(stats),
                 layers_csv(stats),
                 plan.calibration.sha256 if plan.calibration else None,

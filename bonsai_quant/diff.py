@@ -133,6 +133,7 @@ def _settings(a: Pack, b: Pack) -> tuple[tuple[str, str, str], ...]:
             said |= {
                 "solver": str(m.recipe.get("solver")),
                 "source": hashes,
+                "lora": ", ".join(f"{x.name}:{x.scale:g}" for x in m.source.lora) or "none",
                 "version": m.tool["version"],
             }
         return said

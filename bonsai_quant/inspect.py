@@ -66,6 +66,7 @@ def _pack(pack: Pack) -> Inspection:
             ("source", m.source.id or ", ".join(str(f["name"]) for f in m.source.files)),
             ("made by", f"{m.tool['name']} {m.tool['version']}"),
         ]
+    facts += [("lora", f"{a.name}, scale {a.scale:g}") for a in (m.source.lora if m else ())]
     if m and m.measured:
         facts.append(("relative error", f"{m.measured.relative_error:.4f}"))
     return Inspection(pack.folder, "pack", tuple(facts), specs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import pydantic
 
 from .errors import BadInput, Unsupported, first_problem
 from .license import CARD, License, read_license
+from .lora import Adapter
 from .recipe import Recipe
 from .schema import GROUP, SCHEMA_VERSION, FileRecord, LayerStats, Mode, PackInfo
 from .source import Source
@@ -49,11 +51,29 @@ class ManifestFile(pydantic.BaseModel):
         return self
 
 
+class LoraRecord(pydantic.BaseModel):
+    """A LoRA that was merged into the source before rounding. name: of its file.
+
+    config: sha256 of the adapter_config.json that says how strong it is.  modules: how many of the
+    file's were merged.  ignored: how many were left out, being of no module of the transformer.
+    """
+
+    model_config = _STRICT
+    name: str
+    size: int
+    sha256: str
+    scale: float
+    config: str | None
+    modules: int
+    ignored: int
+
+
 class SourceRecord(pydantic.BaseModel):
     """What the pack was made from. id: on the Hub, or of a shipped model; None for local files.
 
     origin: id, with @revision, of the model that a folded or trained source was made from.
     license: what the source's own card says.
+    lora: what was merged into it.
     """
 
     model_config = _STRICT
@@ -63,6 +83,7 @@ class SourceRecord(pydantic.BaseModel):
     license: License | None = None
     layout: str
     files: list[dict[str, Any]]
+    lora: list[LoraRecord] = []
 
 
 class Counts(pydantic.BaseModel):
@@ -179,7 +200,9 @@ def measure(stats: Sequence[LayerStats]) -> Measured:
     )
 
 
-def source_record(source: Source, digests: dict[str, str]) -> SourceRecord:
+def source_record(
+    source: Source, digests: dict[str, str], loras: Sequence[Adapter]
+) -> SourceRecord:
     """digests: sha256 of every file read, by name."""
     files = [{"name": f.name, "size": f.size, "sha256": digests[f.name]} for f in source.files]
     return SourceRecord(
@@ -189,6 +212,20 @@ def source_record(source: Source, digests: dict[str, str]) -> SourceRecord:
         license=read_license(source.root),
         layout=source.model.layout,
         files=files,
+        lora=[lora_record(a) for a in loras],
+    )
+
+
+def lora_record(a: Adapter) -> LoraRecord:
+    """What a manifest says of a LoRA."""
+    return LoraRecord(
+        name=os.fsencode(a.path.name).decode("utf-8", "backslashreplace"),
+        size=a.size,
+        sha256=a.sha256,
+        scale=a.scale,
+        config=a.config,
+        modules=a.modules,
+        ignored=len(a.ignored),
     )
 
 
@@ -234,8 +271,8 @@ def conversion(manifest: Manifest) -> dict[str, Any]:
 def rebuild(manifest: Manifest | None, source: str | None = None) -> str:
     """The command that makes a pack again; "" where nobody says how it was made.
 
-    source: where the manifest does not name it.  CALIBRATION and recipe.yaml stand for files that
-    the command needs.
+    source: where the manifest does not name it.  CALIBRATION, recipe.yaml and the names of LoRA
+    files stand for what the command needs.
     """
     if manifest is None or not manifest.source.files:
         return ""
@@ -245,6 +282,8 @@ def rebuild(manifest: Manifest | None, source: str | None = None) -> str:
     words += ["--solver", str(manifest.recipe.get("solver", "exact"))]
     words += ["--calibration", "CALIBRATION"] if manifest.calibration else []
     words += ["--recipe", "recipe.yaml"] if manifest.recipe.get("layers") else []
+    for lora in said.lora:
+        words += ["--lora", f"{lora.name}:{lora.scale:g}"]
     return shlex.join([*words, "-o", "packs"])
 
 

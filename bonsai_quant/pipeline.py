@@ -82,6 +82,8 @@ def run(
             pool.drain()
             digests[file.name] = hasher.hexdigest()
             _compare_with_hub(source, file, digests[file.name])
+    for lora in plan.loras:
+        lora.check_unchanged()
     return digests
 
 

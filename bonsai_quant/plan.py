@@ -11,6 +11,7 @@ from .calibration import Calibration, open_calibration
 from .errors import BadInput, EnvironmentFault, Unsupported, UsageError
 from .formats import FORMATS
 from .license import CARD
+from .lora import Adapter, open_adapters
 from .recipe import Recipe, apply_overrides, unknown
 from .schema import (
     CALIBRATED,
@@ -59,6 +60,7 @@ class Plan:
     threads: int
     settings: tuple[Setting, ...]
     calibration: Calibration | None = None
+    loras: tuple[Adapter, ...] = ()
 
     @property
     def source_bytes(self) -> int:
@@ -78,6 +80,8 @@ def plan(
     recipe: str | Path | Recipe | None = None,
     solver: str | None = None,
     calibration: str | Path | None = None,
+    lora: Sequence[str] = (),
+    lora_partial: bool = False,
     formats: Sequence[str] | str = DEFAULT_FORMATS,
     revision: str | None = None,
     threads: int | None = None,
@@ -89,6 +93,8 @@ def plan(
     source: a path, a shipped model's name, or `org/name[@revision]` on the Hub.
     mode, solver: override the recipe.  max_memory: bytes that must be enough.
     calibration: a folder that `calibrate` made, for the solvers that need one.
+    lora: FILE or FILE:SCALE each, added to the weights before they are solved.
+    lora_partial: leave out what those files hold for other models, such as the text encoder.
     strict: warnings about the source's index are errors.
     """
     used, settings = choose_recipe(recipe, mode, solver)
@@ -96,13 +102,15 @@ def plan(
     workers, setting = choose_threads(threads)
     found = open_source(source, revision=revision, strict=strict)
     _check_base(found, used)
-    tensors = _decide(found, used)
+    loras = open_adapters(lora, found.model, partial=lora_partial)
+    tensors = _decide(found, used, loras)
     _check_groups(found.place, tensors)
     info = PackInfo(
         found.model.base, used.mode, dict(found.config), tuple(t.tensor for t in tensors)
     )
-    calibrated = _calibration(calibration, used, info)
-    memory = peak_memory(info, workers) + (guide_memory(info, workers) if calibrated else 0)
+    calibrated = _calibration(calibration, used, info, loras)
+    memory = peak_memory(info, workers) + merge_memory(tensors, workers)
+    memory += guide_memory(info, workers) if calibrated else 0
     if max_memory is not None and max_memory < memory:
         raise UsageError(
             f"--max-memory {max_memory} is too little; this needs {memory} bytes",
@@ -110,12 +118,23 @@ def plan(
         )
     files = planned_files(info, chosen)
     origins = (*settings, setting)
-    return Plan(found, used, info, tensors, chosen, files, memory, workers, origins, calibrated)
+    return Plan(
+        found, used, info, tensors, chosen, files, memory, workers, origins, calibrated, loras
+    )
 
 
-def _calibration(folder: str | Path | None, recipe: Recipe, info: PackInfo) -> Calibration | None:
+def _calibration(
+    folder: str | Path | None, recipe: Recipe, info: PackInfo, loras: Sequence[Adapter]
+) -> Calibration | None:
     """The calibration that the solver needs, checked to fit every packed layer."""
     needs = recipe.solver in CALIBRATED
+    if needs and loras:
+        raise Unsupported(
+            f"the solver {recipe.solver!r} needs to know the inputs of the merged model's layers, "
+            "and a calibration is of a checkpoint as it is",
+            hint="merge with a recipe that keeps every layer and --format unpacked; calibrate and "
+            "convert that",
+        )
     if needs == (folder is not None):
         if folder is None:
             return None
@@ -198,6 +217,15 @@ def guide_memory(info: PackInfo, threads: int) -> int:
     return threads * 5 * 8 * widest**2
 
 
+def merge_memory(tensors: Sequence[PlannedTensor], threads: int) -> int:
+    """Bytes of merging: a float32 block per thread, and the factors of each tensor at work."""
+    if not any(t.deltas for t in tensors):
+        return 0
+    factors = max(sum(d.rank for d in t.deltas) * sum(t.tensor.shape) * 4 for t in tensors)
+    # While they are read there are a file's bytes and a float64 copy of `up` besides.
+    return threads * 2 * BLOCK + (threads + 1) * 4 * factors
+
+
 def _check_base(source: Source, recipe: Recipe) -> None:
     if recipe.base and recipe.base != source.model.base:
         raise BadInput(
@@ -207,14 +235,17 @@ def _check_base(source: Source, recipe: Recipe) -> None:
         )
 
 
-def _decide(source: Source, recipe: Recipe) -> tuple[PlannedTensor, ...]:
+def _decide(source: Source, recipe: Recipe, loras: Sequence[Adapter]) -> tuple[PlannedTensor, ...]:
     packable = [t.name.removesuffix(".weight") for t in source.model.tensors if t.packable]
     overrides = apply_overrides(recipe, packable)
     planned = []
     for t in source.model.tensors:
         default: Action = recipe.mode if t.packable else "keep"
         action, rule = overrides.get(t.name.removesuffix(".weight"), (default, t.rule))
-        planned.append(PlannedTensor(PackTensor(t.name, t.shape, action), rule, t.pieces))
+        # A scale of zero leaves the very bytes: even -0.0 + 0.0 would change a sign.
+        deltas = (a.deltas[t.name] for a in loras if a.scale and t.name in a.deltas)
+        tensor = PackTensor(t.name, t.shape, action)
+        planned.append(PlannedTensor(tensor, rule, t.pieces, tuple(deltas)))
     return tuple(planned)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .errors import EnvironmentFault, OutputExists
+from .manifest import lora_record
 from .packwriter import PackWriter
 from .plan import Plan
 from .schema import LayerStats, PackTensor, to_json
@@ -25,6 +26,7 @@ def purpose(plan: Plan) -> dict[str, Any]:
         "recipe": plan.recipe.model_dump(mode="json"),
         "tensors": [to_json(t.tensor) for t in plan.tensors],
         "calibration": plan.calibration.sha256 if plan.calibration else None,
+        "lora": [lora_record(a).model_dump(mode="json") for a in plan.loras],
         "version": __version__,
     }
 

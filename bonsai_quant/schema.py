@@ -161,12 +161,35 @@ class PackInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Delta:
+    """What a LoRA adds to a tensor of ours, [out, in]: factor * up @ down.
+
+    lora: its file.  down: [r, in].  up: [.., r], of which some rows become ours.
+    factor: the scale that was asked for, times alpha / r.
+    """
+
+    lora: Path
+    down: StoredTensor
+    up: tuple[Piece, ...]
+    factor: float
+
+    @property
+    def rank(self) -> int:
+        """Inner width of the product."""
+        return self.down.spec.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """A tensor of the pack to be, the rule that decided its fate, and where its rows come from."""
+    """A tensor of the pack to be, the rule that decided its fate, and where its rows come from.
+
+    deltas: what LoRAs add to it before it is solved or rounded.
+    """
 
     tensor: PackTensor
     rule: str
     pieces: tuple[Piece, ...]
+    deltas: tuple[Delta, ...] = ()
 
     @property
     def source_bytes(self) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .errors import BadInput, BonsaiError
 from .levels.check import Check
-from .levels.codes import check_against, check_codes
+from .levels.codes import Given, check_against, check_codes
 from .levels.files import check_files
 from .levels.images import check_images
 from .levels.kernels import KERNELS, check_kernels
@@ -49,6 +49,7 @@ def verify(
     level: str = "codes",
     against: str | None = None,
     calibration: str | None = None,
+    lora: Sequence[str] = (),
     pipeline: str | None = None,
     backends: Sequence[str] = BACKENDS,
     layers: int = 3,
@@ -59,6 +60,7 @@ def verify(
 
     against: the source, quantized again and compared; its velocities and pictures, too.
     calibration: the folder that guided the pack's solver, to quantize again with.
+    lora: FILE or FILE:SCALE each, what was merged into the source, to do that again.
     pipeline: where steps and images get a text encoder and the other parts [the pack's source].
     layers: how many each kernel is run on.
     A failed check is in the verdict; an error is raised only when nothing could be checked.
@@ -70,6 +72,7 @@ def verify(
             "holds no pack", where=str(pack), hint="give a folder made by `bonsai-quant convert`"
         )
     workers, _ = choose_threads(threads)
+    given = Given(calibration, tuple(lora))
     checks = [check_files(folder) for folder in folders]
     if level == "file" or any(c.status == "failed" for c in checks):
         return Verdict(tuple(checks))  # what is in damaged files proves nothing
@@ -77,7 +80,7 @@ def verify(
     checks += opened
     checks += check_codes(packs, workers, progress)
     if against and packs:
-        checks.append(check_against(packs[0], against, threads, progress, calibration))
+        checks.append(check_against(packs[0], against, given, threads, progress))
     if level == "codes" or not packs:
         return Verdict(tuple(checks))
     for p in packs:

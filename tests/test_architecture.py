@@ -12,7 +12,8 @@ ROOT = Path(bonsai_quant.__file__).parent
 ORDER = (
     "version", "errors", "needs", "schema", "training", "png", "jit", "scenes", "storage",
     "bases", "shards", "shipped", "hub", "license", "source", "recipe", "settings", "recovery",
-    "checks", "bits", "dense", "guide", "solvers", "calibration", "formats", "plan", "assembly",
+    "checks", "bits", "dense", "guide", "solvers", "calibration", "lora", "formats", "plan",
+    "assembly",
     "pipeline", "layers", "manifest", "pack", "integrity", "card", "packwriter", "resume",
     "convert", "kernels",
     "benchmark", "runners", "levels", "verify", "export", "diff", "inspect", "doctor", "tables",

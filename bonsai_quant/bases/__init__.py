@@ -16,7 +16,7 @@ FAMILIES = {"flux2": flux2.detect}
 FOREIGN: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "a LoRA",
-        "merge it into the full checkpoint first",
+        "give the full checkpoint, and this file as --lora",
         (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".hada_w1", ".lokr_w1"),
     ),
     (

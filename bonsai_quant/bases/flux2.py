@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import BadInput, Unsupported, printable
 from ..schema import Piece, StoredTensor, TensorSpec
-from .model import Model, ModelTensor, check_names, check_shape
+from .model import Model, ModelTensor, Share, check_names, check_shape
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +136,8 @@ def detect(tensors: Mapping[str, StoredTensor], place: str) -> Model | None:
         log.info("%s: took the prefix %s off %d names", printable(place), PREFIX, prefixed)
     model.sort(key=lambda t: t.name)
     config = _config(counts, sizes, _guidance(tensors))
-    doubts = _doubts(counts, sizes)
-    return Model(base, layout, config, tuple(model), reason, EVIDENCE, doubts)
+    doubts, linears = _doubts(counts, sizes), _linears(rows, sizes)
+    return Model(base, layout, config, tuple(model), reason, EVIDENCE, doubts, linears)
 
 
 def _doubts(counts: tuple[int, int], sizes: Mapping[str, int]) -> tuple[str, ...]:
@@ -267,18 +267,10 @@ def _tensor(
 ) -> ModelTensor:
     shape = _shape(row.shape, sizes)
     stored = tensors[_stored_name(row, layout)]
-    n = shape[0]
-    if layout == "diffusers" or row.part == WHOLE:
-        check_shape(stored, shape)
-        pieces: tuple[Piece, ...] = (Piece(stored, 0, n, 0),)
-    elif row.part == SWAP:
-        check_shape(stored, shape)
-        half = n // 2
-        pieces = (Piece(stored, 0, half, n - half), Piece(stored, half, n, 0))
-    else:
-        index, parts = map(int, row.part.split("/"))
-        check_shape(stored, (parts * n, *shape[1:]))
-        pieces = (Piece(stored, index * n, (index + 1) * n, 0),)
+    part = WHOLE if layout == "diffusers" else row.part
+    parts = int(part.split("/")[1]) if "/" in part else 1
+    check_shape(stored, (parts * shape[0], *shape[1:]))
+    pieces = tuple(Piece(stored, *rows) for rows in _rows_of(part, shape[0]))
     in_block = row.name.startswith(tuple(f"{b[0]}." for b in BLOCKS))
     packable = in_block and len(shape) == 2
     rule = (
@@ -287,6 +279,30 @@ def _tensor(
         else ("norms are kept" if in_block else "layers outside blocks are kept")
     )
     return ModelTensor(row.name, shape, packable, rule, pieces)
+
+
+def _rows_of(part: str, n: int) -> tuple[tuple[int, int, int], ...]:
+    """(start, stop, at) of the rows of an original tensor that are the n rows of ours."""
+    if part == WHOLE:
+        return ((0, n, 0),)
+    if part == SWAP:
+        half = n // 2
+        return (0, half, n - half), (half, n, 0)
+    index = int(part.split("/")[0])
+    return ((index * n, (index + 1) * n, 0),)
+
+
+def _linears(rows: Iterable[Row], sizes: Mapping[str, int]) -> dict[str, tuple[Share, ...]]:
+    """Every linear under its diffusers name and its original one."""
+    made: dict[str, tuple[Share, ...]] = {}
+    for row in rows:
+        n, *inputs = _shape(row.shape, sizes)
+        if inputs:
+            ours, theirs = (x.removesuffix(".weight") for x in (row.name, row.original))
+            made[ours] = (Share(row.name, 0, n, 0),)
+            shares = tuple(Share(row.name, *r) for r in _rows_of(row.part, n))
+            made[theirs] = made.get(theirs, ()) + shares
+    return made
 
 
 def _config(counts: tuple[int, int], sizes: Mapping[str, int], guidance: bool) -> dict[str, Any]:

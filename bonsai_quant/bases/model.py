@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import BadInput
 from ..schema import Piece, StoredTensor
@@ -22,11 +22,21 @@ class ModelTensor:
     pieces: tuple[Piece, ...]
 
 
+class Share(NamedTuple):
+    """Rows [start, stop) of a linear of some layout, which are rows from `at` of `tensor`."""
+
+    tensor: str
+    start: int
+    stop: int
+    at: int
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A recognised checkpoint. `config` is diffusers' config.json; `reason` is for the log.
 
     evidence: which tensors tell a field of the config.  doubts: what is odd but may be meant.
+    linears: by their names in every layout, whichever this checkpoint has.
     """
 
     base: str
@@ -36,6 +46,7 @@ class Model:
     reason: str
     evidence: Mapping[str, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
+    linears: Mapping[str, tuple[Share, ...]] = field(default_factory=dict)
 
 
 def check_names(expected: Iterable[str], found: Iterable[str], place: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 ROWS = 1024
 """Rows decoded to float32 at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a source is quantized again with, beside the recipe that the manifest holds."""
+
+    calibration: str | None = None
+    lora: tuple[str, ...] = ()
 
 
 def check_codes(packs: Sequence[Pack], threads: int, progress: Progress) -> list[Check]:
@@ -87,7 +96,7 @@ def _differs(pack: Pack, other: Pack | None, tensor: PackTensor) -> str:
 
 
 def check_against(
-    pack: Pack, source: str, threads: int | None, progress: Progress, calibration: str | None = None
+    pack: Pack, source: str, given: Given, threads: int | None, progress: Progress
 ) -> Check:
     """Quantize the source again, with the recipe that the manifest names.
 
@@ -99,19 +108,13 @@ def check_against(
 
     subject = f"{pack.folder.name} = {source}"
     said = pack.manifest if pack.manifest and pack.manifest.source.files else None
-    if said and said.calibration and calibration is None:
-        detail = f"{said.recipe['solver']} was guided by a calibration -> pass --calibration"
-        return Check("codes", subject, "not run", detail)
-    work = _planned(pack, said, source, threads, calibration)
+    if missing := _not_given(said, given):
+        return Check("codes", subject, "not run", missing)
+    work = _planned(pack, said, source, threads, given)
     if _inventory(work.info) != _inventory(pack.info):
         return Check("codes", subject, "failed", "the source holds other tensors")
-    if (
-        said
-        and said.calibration
-        and work.calibration
-        and (work.calibration.sha256 != said.calibration)
-    ):
-        return Check("codes", subject, "failed", f"{calibration} is not the one that guided it")
+    if other := _other_than(said, given, work):
+        return Check("codes", subject, "failed", other)
     found: dict[str, tuple[str, float, str]] = {}
     lock = threading.Lock()
 
@@ -125,8 +128,34 @@ def check_against(
     return _verdict(subject, found, same, said)
 
 
+def _not_given(said: Manifest | None, given: Given) -> str:
+    """What is needed to quantize again and was not given, or ''."""
+    if said and said.source.lora and not given.lora:
+        names = ", ".join(f"{a.name}:{a.scale:g}" for a in said.source.lora)
+        return f"{names} was merged into the source -> pass --lora"
+    if said and said.calibration and given.calibration is None:
+        return f"{said.recipe['solver']} was guided by a calibration -> pass --calibration"
+    return ""
+
+
+def _other_than(said: Manifest | None, given: Given, work: Plan) -> str:
+    """What was given and is not what the pack was made with, or ''."""
+    if said is None:
+        return ""
+    if said.calibration and work.calibration and work.calibration.sha256 != said.calibration:
+        return f"{given.calibration} is not the one that guided it"
+    due = {(a.sha256, a.scale, a.config): a for a in said.source.lora}
+    mine = {(a.sha256, a.scale, a.config): a for a in work.loras}
+    if wrong := sorted(mine.keys() - due.keys(), key=str):
+        a = mine[wrong[0]]
+        return f"{a.path} at scale {a.scale:g} is not what was merged into its source"
+    if absent := sorted(due.keys() - mine.keys(), key=str):
+        return f"{due[absent[0]].name} was merged into its source, too"
+    return ""
+
+
 def _planned(
-    pack: Pack, said: Manifest | None, source: str, threads: int | None, calibration: str | None
+    pack: Pack, said: Manifest | None, source: str, threads: int | None, given: Given
 ) -> Plan:
     from ..plan import plan
 
@@ -136,7 +165,9 @@ def _planned(
         recipe=recipe,
         mode=None if recipe else pack.info.mode,
         threads=threads,
-        calibration=calibration if said and said.calibration else None,
+        calibration=given.calibration if said and said.calibration else None,
+        lora=given.lora,
+        lora_partial=said is not None and any(a.ignored for a in said.source.lora),
     )
 
 

@@ -14,7 +14,7 @@ from ..runners import open_runner
 from ..runners.places import Place, locate
 from ..runners.runner import Painting, paint
 from .check import Check
-from .pictures import PROMPTS, SEEDS, apart, place_of, room_for, runners, settings_of
+from .pictures import PROMPTS, SEEDS, apart, merged_away, place_of, room_for, runners, settings_of
 
 LEAST_PSNR = 35.0
 """Decibels between two runners of the same pack: an error of 4.5 of 255, which nobody sees.
@@ -53,7 +53,8 @@ def check_images(
             )
         )
     if against and painted:
-        checks.append(_against_source(packs[0], against, painted[0]))
+        merged = merged_away(packs[0], against, "image")
+        checks.append(merged or _against_source(packs[0], against, painted[0]))
     return checks
 
 

@@ -57,6 +57,15 @@ def runners(
     return found, missing
 
 
+def merged_away(pack: Pack, against: str, level: str) -> Check | None:
+    """Beside a source without the LoRA of its pack, figures would tell of the LoRA."""
+    if pack.manifest is None or not pack.manifest.source.lora:
+        return None
+    names = ", ".join(a.name for a in pack.manifest.source.lora)
+    detail = f"{against} is without {names}, which the pack has merged"
+    return Check(level, f"{pack.folder.name} ~ {against}", "not run", detail)
+
+
 def room_for(n_bytes: int, what: str) -> None:
     """Refuse before loading what would not fit into memory."""
     import psutil

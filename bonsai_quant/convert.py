@@ -90,7 +90,7 @@ def convert(
     recipe: str | Path | Recipe | None = None,
     solver: str | None = None,
     calibration: str | Path | None = None,
-    lora: Sequence[str] = (),
+    lora: Sequence[str] | str = (),
     lora_partial: bool = False,
     revision: str | None = None,
     overwrite: bool = False,

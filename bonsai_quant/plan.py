@@ -80,7 +80,7 @@ def plan(
     recipe: str | Path | Recipe | None = None,
     solver: str | None = None,
     calibration: str | Path | None = None,
-    lora: Sequence[str] = (),
+    lora: Sequence[str] | str = (),
     lora_partial: bool = False,
     formats: Sequence[str] | str = DEFAULT_FORMATS,
     revision: str | None = None,

@@ -49,7 +49,7 @@ def verify(
     level: str = "codes",
     against: str | None = None,
     calibration: str | None = None,
-    lora: Sequence[str] = (),
+    lora: Sequence[str] | str = (),
     pipeline: str | None = None,
     backends: Sequence[str] = BACKENDS,
     layers: int = 3,
@@ -72,7 +72,7 @@ def verify(
             "holds no pack", where=str(pack), hint="give a folder made by `bonsai-quant convert`"
         )
     workers, _ = choose_threads(threads)
-    given = Given(calibration, tuple(lora))
+    given = Given(calibration, (lora,) if isinstance(lora, str) else tuple(lora))
     checks = [check_files(folder) for folder in folders]
     if level == "file" or any(c.status == "failed" for c in checks):
         return Verdict(tuple(checks))  # what is in damaged files proves nothing

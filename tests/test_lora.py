@@ -247,7 +247,7 @@ def test_verify_quantizes_again_with_the_same_lora_only(pack, tiny, lora, tmp_pa
     for other in (f"{lora}:0.9", str(random_lora(tmp_path / "other.safetensors"))):
         status, detail = last(verify(pack, against=str(tiny), lora=[other]))
         assert (status, "is not what was merged" in detail) == ("failed", True)
-    again = verify(pack, against=str(tiny), lora=[str(lora)])
+    again = verify(pack, against=str(tiny), lora=str(lora))
     assert last(again) == ("passed", "quantized again: the same codes and values")
 
 
@@ -264,6 +264,20 @@ def test_an_unmerged_pack_that_says_it_is_merged_is_found_out(pack, tiny, lora, 
     path.write_text(json.dumps(said))
     status, detail = last(verify(tmp_path / "out", against=str(tiny), lora=[str(lora)]))
     assert (status, "expected" in detail or "kept values" in detail) == ("failed", True)
+
+
+def test_pictures_are_not_compared_with_those_of_an_unmerged_source(standin, tmp_path):
+    name = "transformer_blocks.0.attn.to_q"
+    out, n = explain(plan(str(standin), mode="ternary"), name).tensor.shape
+    pair = loras.Pair(ones(4, n), ones(out, 4) / 256)
+    file = loras.save(tmp_path / "l.safetensors", loras.spelled({name: pair}, "transformer."))
+    convert(str(standin), mode="ternary", lora=str(file), out=tmp_path / "out", formats="bonsai")
+    verdict = verify(tmp_path / "out", level="image", against=str(standin), lora=str(file),
+                     backends=("torch",))  # fmt: skip
+    for level in ("step", "image"):
+        right, source = (c for c in verdict.checks if c.level == level)
+        assert (right.status, source.status) == ("passed", "not run")
+        assert "is without l.safetensors" in source.detail
 
 
 def test_an_interrupted_run_goes_on_with_the_same_lora_only(tiny, lora, tmp_path):

@@ -59,12 +59,15 @@ class Adapter:
             )
 
 
-def open_adapters(asked: Sequence[str], model: Model, *, partial: bool) -> tuple[Adapter, ...]:
+def open_adapters(
+    asked: Sequence[str] | str, model: Model, *, partial: bool
+) -> tuple[Adapter, ...]:
     """asked: FILE or FILE:SCALE. Sorted by hash, so that their order on the command line is free.
 
     partial: leave out what is not the model's, such as the text encoder's, instead of refusing.
     """
-    opened = [_open(*parse(text), model, partial) for text in asked]
+    given = [asked] if isinstance(asked, str) else asked
+    opened = [_open(*parse(text), model, partial) for text in given]
     for a in opened:
         log.info("lora %s: %s", printable(a.path), a.summary())
     opened.sort(key=lambda a: a.sha256)

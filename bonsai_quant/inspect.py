@@ -14,10 +14,13 @@ from .shipped import find_shipped, find_shipped_pack
 from .source import read_source
 from .storage.safetensors import read_header
 
+GGUF_KEYS = ("architecture", "name")
+"""What is shown of a GGUF file's metadata."""
+
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One thing that was found. kind: `pack`, `checkpoint` or `safetensors`.  facts: in order."""
+    """One thing that was found. kind: `pack`, `checkpoint`, or a container.  facts: in order."""
 
     path: Path
     kind: str
@@ -26,7 +29,7 @@ class Inspection:
 
 
 def inspect(path: str | Path) -> tuple[Inspection, ...]:
-    """Every pack at `path`, or the checkpoint, or the bare safetensors or .pt file.
+    """Every pack at `path`, or the checkpoint, or the bare safetensors, .pt or .gguf file.
 
     A shipped model's name stands for its folder, unless there is a path of that name.
     """
@@ -91,6 +94,8 @@ def _checkpoint(path: Path) -> Inspection:
 
 def _plain(path: Path) -> Inspection:
     """A file of another model: its tensors are listed, no more."""
+    if path.suffix == ".gguf":
+        return _gguf(path)
     if path.suffix == ".pt":
         from .storage.torchzip_reader import read_index
 
@@ -104,6 +109,24 @@ def _plain(path: Path) -> Inspection:
         ("dtypes", _dtypes(specs)),
     )
     return Inspection(path, kind, facts, specs)
+
+
+def _gguf(path: Path) -> Inspection:
+    """Tensors with the names of their ggml types, and what the file says of itself."""
+    from .storage.gguf_reader import read_gguf
+
+    header = read_gguf(path)
+    said = [(k, header.metadata[f"general.{k}"]) for k in GGUF_KEYS
+            if f"general.{k}" in header.metadata]  # fmt: skip
+    tensors = sorted(header.tensors, key=lambda t: t.name)
+    specs = tuple(TensorSpec(t.name, t.kind, t.shape) for t in tensors)
+    facts = (
+        *((k, str(v)) for k, v in said),
+        ("tensors", str(len(specs))),
+        ("tensor data", f"{sum(t.nbytes for t in tensors)} bytes"),
+        ("dtypes", _dtypes(specs)),
+    )
+    return Inspection(path, "gguf", facts, specs)
 
 
 def _dtypes(specs: Iterable[TensorSpec]) -> str:

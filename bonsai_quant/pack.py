@@ -13,7 +13,8 @@ import numpy as np
 from .bases import detect
 from .errors import BadInput, BonsaiError, Unsupported, VerificationFailed
 from .formats import FORMATS, Format
-from .formats.format import decode_kept, kept_spec
+from .formats.format import all_specs, stored_parts
+from .formats.gguf_pack import open_gguf
 from .manifest import BESIDE, Manifest, is_foreign_manifest, read_manifest
 from .manifest import NAME as MANIFEST
 from .schema import (
@@ -51,8 +52,8 @@ class Pack:
     fd: int | None = None
 
     def parts(self, tensor: PackTensor) -> list[np.ndarray]:
-        """The stored arrays of a packed layer, in the order of the format's `parts`."""
-        return [self._read(s.name) for s in self.format.parts(tensor, self.info.bits)]
+        """The stored arrays of a tensor, in the order of the format's `parts`."""
+        return [self._read(s.name) for s in stored_parts(self.format, tensor, self.info.bits)]
 
     def layer(self, tensor: PackTensor, parts: list[np.ndarray] | None = None) -> PackedLayer:
         """A packed layer in canonical form; VerificationFailed at the first illegal value."""
@@ -67,7 +68,7 @@ class Pack:
     def kept(self, tensor: PackTensor) -> np.ndarray:
         """A kept tensor as float16."""
         try:
-            return decode_kept(self._read(tensor.name), self.format.kept_dtype, tensor.name)
+            return self.format.kept.decode(tensor, self.parts(tensor))
         except VerificationFailed as e:
             e.where = (self.path, *e.where)
             raise
@@ -138,8 +139,11 @@ def open_pack(folder: Path) -> Pack:
             hint="convert again",
         )
     fmt = FORMATS[name]
-    stored = _index(path)
-    mode, tensors = _inventory(name, mode, stored, manifest, path)
+    if name == "gguf":
+        mode, (stored, tensors) = "binary", open_gguf(path)
+    else:
+        stored = _index(path)
+        mode, tensors = _inventory(name, mode, stored, manifest, path)
     model = detect(_dense_view(tensors, path), str(path))
     info = PackInfo(model.base, mode, _config(path.parent, dict(model.config)), tensors)
     _check_specs(fmt, info, stored, path)
@@ -266,8 +270,7 @@ def _config(folder: Path, derived: dict[str, Any]) -> dict[str, Any]:
 def _check_specs(
     fmt: Format, info: PackInfo, stored: Mapping[str, StoredTensor], path: Path
 ) -> None:
-    expected = {s.name: s for t in info.packed for s in fmt.parts(t, info.bits)}
-    expected |= {t.name: kept_spec(t, fmt.kept_dtype) for t in info.kept}
+    expected = {s.name: s for s in all_specs(fmt, info)}
     for name in sorted(set(expected) | set(stored)):
         if name not in stored:
             raise BadInput("is missing", where=(path, f"tensor {name}"), hint="convert again")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from . import manifest as manifests
 from .card import render_card
 from .formats import FORMATS
-from .formats.format import encode_kept
+from .formats.format import stored_parts
 from .license import CARD
 from .schema import FileRecord, PackedLayer, PackInfo, PackTensor
 from .storage.staging import Staging
@@ -33,23 +33,21 @@ class PackWriter:
 
     def packed(self, tensor: PackTensor, layer: PackedLayer) -> dict[str, Sums]:
         """Encode and write a packed layer; -> checksums of what it became."""
-        specs = self.format.parts(tensor, self.info.bits)
-        for spec, data in zip(specs, self.format.encode(layer), strict=True):
-            self.weights.put(spec.name, data)
-        return {s.name: self.weights.sums[s.name] for s in specs}
+        return self._put(tensor, self.format.encode(layer))
 
     def kept(self, tensor: PackTensor, values: np.ndarray) -> dict[str, Sums]:
         """Write a kept tensor, given as float16 that bf16 holds too."""
-        self.weights.put(tensor.name, encode_kept(values, self.format.kept_dtype))
-        return {tensor.name: self.weights.sums[tensor.name]}
+        return self._put(tensor, self.format.kept.encode(tensor, values))
+
+    def _put(self, tensor: PackTensor, parts: Sequence[np.ndarray]) -> dict[str, Sums]:
+        specs = stored_parts(self.format, tensor, self.info.bits)
+        for spec, data in zip(specs, parts, strict=True):
+            self.weights.put(spec.name, data)
+        return {s.name: self.weights.sums[s.name] for s in specs}
 
     def holds(self, tensor: PackTensor, sums: Mapping[str, Sums]) -> bool:
         """Whether an interrupted run wrote this tensor here, checked byte for byte."""
-        names = (
-            {s.name for s in self.format.parts(tensor, self.info.bits)}
-            if tensor.packed
-            else {tensor.name}
-        )
+        names = {s.name for s in stored_parts(self.format, tensor, self.info.bits)}
         return names == set(sums) and all(self.weights.holds(n, s) for n, s in sums.items())
 
     def finish(self, made: manifests.Provenance) -> manifests.Manifest:

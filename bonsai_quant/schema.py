@@ -30,7 +30,7 @@ def no_progress(n_bytes: int, n_tensors: int, total_bytes: int) -> None:
 
 SOLVER_NAMES = ("exact", "absmean", "weighted", "gptq")
 CALIBRATED = ("weighted", "gptq")
-FORMAT_NAMES = ("bonsai", "mlx", "gemlite", "unpacked")
+FORMAT_NAMES = ("bonsai", "mlx", "gemlite", "unpacked", "gguf")
 DEFAULT_FORMATS = ("bonsai", "mlx", "gemlite")
 
 BITS: dict[str, int] = {"ternary": 2, "binary": 1}

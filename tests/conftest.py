@@ -48,11 +48,11 @@ def tiny(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session", params=["ternary", "binary"])
 def packs(request, tiny, tmp_path_factory) -> SimpleNamespace:
-    """All four formats of the tiny checkpoint, in both modes."""
+    """The tiny checkpoint in both modes, in every format that can hold it."""
     out = tmp_path_factory.mktemp(request.param) / "out"
-    formats = ("bonsai", "mlx", "gemlite", "unpacked")
+    formats = models.FORMATS[request.param]
     made = convert(str(tiny), mode=request.param, out=out, formats=formats)
-    return SimpleNamespace(mode=request.param, out=out, source=tiny, made=made)
+    return SimpleNamespace(mode=request.param, out=out, source=tiny, made=made, formats=formats)
 
 
 @pytest.fixture(scope="session")

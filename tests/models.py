@@ -10,7 +10,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from bonsai_quant.bases import flux2
+from bonsai_quant.schema import FORMAT_NAMES
 
+FORMATS = {"ternary": FORMAT_NAMES[:-1], "binary": FORMAT_NAMES}
+"""What can hold a pack of each mode: gguf, the last, is binary only."""
 TINY = ((1, 2), {"h": 128, "i": 64, "o": 64, "j": 128, "t": 64, "d": 128, "m": 384})
 SMALL = ((2, 3), {"h": 256, "i": 128, "o": 128, "j": 384, "t": 256, "d": 128, "m": 768})
 

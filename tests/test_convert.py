@@ -22,8 +22,6 @@ from bonsai_quant.solvers import solve
 ABOUT = ("manifest.json", "README.md")
 """What says where a pack is from."""
 
-FORMATS = ("bonsai", "mlx", "gemlite", "unpacked")
-
 
 def hashes(out, *, manifests=True):
     """Relative path -> sha256 of every file below `out`."""
@@ -37,14 +35,16 @@ def hashes(out, *, manifests=True):
 @pytest.fixture(scope="module", params=["ternary", "binary"])
 def golden(request, tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("golden") / "out"
-    convert(str(tiny), mode=request.param, out=out, formats=FORMATS, threads=1)
-    return request.param, hashes(out), hashes(out, manifests=False)
+    mode = request.param
+    convert(str(tiny), mode=mode, out=out, formats=models.FORMATS[mode], threads=1)
+    return mode, hashes(out), hashes(out, manifests=False)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_do_not_change_a_byte(golden, tiny, tmp_path, threads):
     mode, expected, _ = golden
-    convert(str(tiny), mode=mode, out=tmp_path / "out", formats=FORMATS, threads=threads)
+    out, formats = tmp_path / "out", models.FORMATS[mode]
+    convert(str(tiny), mode=mode, out=out, formats=formats, threads=threads)
     assert hashes(tmp_path / "out") == expected
 
 
@@ -52,7 +52,7 @@ def test_threads_do_not_change_a_byte(golden, tiny, tmp_path, threads):
 def test_block_sizes_do_not_change_a_byte(golden, tiny, tmp_path, block, monkeypatch):
     mode, expected, _ = golden
     monkeypatch.setattr(pipeline, "BLOCK", block)
-    convert(str(tiny), mode=mode, out=tmp_path / "out", formats=FORMATS)
+    convert(str(tiny), mode=mode, out=tmp_path / "out", formats=models.FORMATS[mode])
     assert hashes(tmp_path / "out") == expected
 
 
@@ -62,7 +62,7 @@ def test_another_process_on_another_day_gives_the_same_bytes(golden, tiny, tmp_p
         "import time; time.time = lambda: 4e9\n"
         "from bonsai_quant.cli import main\n"
         f"main(['convert', {str(tiny)!r}, '--mode', {mode!r}, '-o', {str(tmp_path / 'out')!r},"
-        f"'--format', {','.join(FORMATS)!r}])"
+        f"'--format', {','.join(models.FORMATS[mode])!r}])"
     )
     environment = {"PYTHONHASHSEED": "7", "PATH": "/usr/bin", "LC_ALL": "C"}
     paths = {"PYTHONPATH": ":".join(p for p in sys.path if p)}
@@ -74,14 +74,14 @@ def test_another_process_on_another_day_gives_the_same_bytes(golden, tiny, tmp_p
 def test_sharded_checkpoints_give_the_same_bytes(golden, tmp_path, shards):
     mode, _, expected = golden
     source = models.save_folder(tmp_path / "sharded", models.tensors(), shards=shards)
-    convert(str(source), mode=mode, out=tmp_path / "out", formats=FORMATS)
+    convert(str(source), mode=mode, out=tmp_path / "out", formats=models.FORMATS[mode])
     assert hashes(tmp_path / "out", manifests=False) == expected
 
 
 def test_the_original_layout_gives_the_same_bytes(golden, tmp_path):
     mode, _, expected = golden
     source = models.save_original(tmp_path / "original.safetensors", models.tensors())
-    convert(str(source), mode=mode, out=tmp_path / "out", formats=FORMATS)
+    convert(str(source), mode=mode, out=tmp_path / "out", formats=models.FORMATS[mode])
     assert hashes(tmp_path / "out", manifests=False) == expected
 
 
@@ -89,19 +89,19 @@ def test_float32_of_the_same_values_gives_the_same_weight_files(golden, tmp_path
     mode, _, expected = golden
     wide = {n: w.astype(np.float32) for n, w in models.tensors().items()}
     source = models.save_folder(tmp_path / "wide", wide)
-    convert(str(source), mode=mode, out=tmp_path / "out", formats=FORMATS)
+    convert(str(source), mode=mode, out=tmp_path / "out", formats=models.FORMATS[mode])
     found = hashes(tmp_path / "out", manifests=False)
     assert [p for p in found if found[p] != expected[p]] == [
-        f"{f}/layers.csv" for f in sorted(FORMATS)
+        f"{f}/layers.csv" for f in sorted(models.FORMATS[mode])
     ]
 
 
 def test_an_unpacked_export_converts_to_the_same_codes(packs, tmp_path):
     dense = packs.out / "unpacked" / "transformer"
-    again = convert(str(dense), mode=packs.mode, out=tmp_path / "again", formats=FORMATS)
+    again = convert(str(dense), mode=packs.mode, out=tmp_path / "again", formats=packs.formats)
     assert again.manifests["bonsai"].measured.lossless
     assert all(s.relative_error in (0, None) for s in again.layers)
-    for format_name in FORMATS:
+    for format_name in packs.formats:
         one, two = open_pack(packs.out / format_name), open_pack(tmp_path / "again" / format_name)
         assert one.path.read_bytes() == two.path.read_bytes()
 
@@ -143,16 +143,16 @@ def test_layers_csv_says_what_the_weights_say(packs):
 
 
 def test_the_plan_predicts_every_byte(packs):
-    work = plan(str(packs.source), mode=packs.mode, formats=FORMATS)
+    work = plan(str(packs.source), mode=packs.mode, formats=packs.formats)
     planned = {f"{f.format}/{f.path}": f.size for f in work.files if f.exact}
     found = {str(p.relative_to(packs.out)): p.stat().st_size
              for p in packs.out.rglob("*") if p.is_file()}  # fmt: skip
-    measured = {f"{f}/{n}" for f in FORMATS for n in MEASURED}
+    measured = {f"{f}/{n}" for f in packs.formats for n in MEASURED}
     assert planned == {p: n for p, n in found.items() if p not in measured}
 
 
 def test_the_manifest_lists_every_file_with_its_hash(packs):
-    for format_name in FORMATS:
+    for format_name in packs.formats:
         folder = packs.out / format_name
         manifest = json.loads((folder / "manifest.json").read_text())
         listed = {f["path"]: (f["size"], f["sha256"]) for f in manifest["files"]}
@@ -173,7 +173,9 @@ def test_recipes_keep_layers_and_mix_modes(tiny, tmp_path):
         "  - {match: 'transformer_blocks.*.attn.to_q', action: keep}\n"
         "  - {match: 'single_transformer_blocks.1.*', action: binary}\n"
     )
-    made = convert(str(tiny), recipe=recipe, out=tmp_path / "out", formats=FORMATS)
+    made = convert(
+        str(tiny), recipe=recipe, out=tmp_path / "out", formats=models.FORMATS["ternary"]
+    )
     assert made.manifests["mlx"].counts.kept == 9 + 4 + 2 * 2 + 1
     pack = open_pack(tmp_path / "out" / "mlx")
     actions = {t.linear: t.action for t in pack.info.tensors}

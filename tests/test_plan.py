@@ -45,13 +45,15 @@ def test_the_real_sizes_have_the_published_bytes():
     model = detected(KLEIN_4B)
     weights = {k: sum(_size(t) for t in model.tensors if t.packable is k) for k in (True, False)}
     assert weights == {True: 3_680_501_760, False: 195_042_816}
-    files = {(m, f): _layout(model, m, f) for m in ("ternary", "binary") for f in FORMATS}
+    files = {(m, f): _layout(model, m, f) for m, named in models.FORMATS.items() for f in named}
     assert files["ternary", "mlx"].data_bytes == 1_425_226_752
     assert files["binary", "mlx"].data_bytes == 965_164_032
     assert files["ternary", "gemlite"].data_bytes == 1_540_242_432 + 100 * 56
     assert files["binary", "gemlite"].data_bytes == 1_080_179_712 + 100 * 56
     assert files["ternary", "bonsai"].size <= 1_186_000_000
     assert files["binary", "bonsai"].size <= 909_000_000
+    norms = 60 * 128 * 2  # in 32 bits
+    assert files["binary", "gguf"].data_bytes == 517_570_560 + 390_085_632 + norms
 
 
 def _layout(model, mode, format_name):

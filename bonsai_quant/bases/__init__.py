@@ -1,17 +1,26 @@
-"""Model families. A new one is a file here, with a `detect` function, and a line in FAMILIES."""
+"""Model families. A new one is a file here, with what `Family` names, and a line in FAMILIES."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from ..errors import BadInput, Unsupported
 from ..schema import StoredTensor
 from . import flux2
-from .model import Model
+from .model import Model, Rows
 
-__all__ = ["FAMILIES", "Model", "detect"]
+__all__ = ["FAMILIES", "Model", "Rows", "detect", "original_rows"]
 
-FAMILIES = {"flux2": flux2.detect}
+
+class Family(NamedTuple):
+    """What a family's file offers; both answer nothing for a model that is not of it."""
+
+    detect: Callable[[Mapping[str, StoredTensor], str], Model | None]
+    original_rows: Callable[[str, int], tuple[Rows, ...]]
+
+
+FAMILIES = {"flux2": Family(flux2.detect, flux2.original_rows)}
 
 FOREIGN: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
@@ -48,11 +57,24 @@ def detect(tensors: Mapping[str, StoredTensor], place: str) -> Model:
             hint="convert the transformer's own file",
         )
     for family in FAMILIES.values():
-        if model := family(tensors, place):
+        if model := family.detect(tensors, place):
             return model
     some = ", ".join(sorted(tensors)[:3])
     raise Unsupported(
         f"is none of the known families ({', '.join(FAMILIES)}); it holds {some}, ...",
         where=place,
         hint="see `bonsai-quant inspect` for what is in it",
+    )
+
+
+def original_rows(name: str, n: int) -> tuple[Rows, ...]:
+    """Where the original layout holds a tensor of n rows, in the order of its rows there.
+
+    name: diffusers name, with `.weight`. Raises Unsupported when no family has it.
+    """
+    for family in FAMILIES.values():
+        if rows := family.original_rows(name, n):
+            return rows
+    raise Unsupported(
+        "has no name in an original layout", where=(f"tensor {name}",), hint="use another format"
     )

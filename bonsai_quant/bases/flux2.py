@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ..errors import BadInput, Unsupported, printable
 from ..schema import Piece, StoredTensor, TensorSpec
-from .model import Model, ModelTensor, Share, check_names, check_shape
+from .model import Model, ModelTensor, Rows, Share, check_names, check_shape
 
 log = logging.getLogger(__name__)
 
@@ -195,17 +195,46 @@ def _guidance(tensors: Mapping[str, StoredTensor]) -> bool:
 
 def _rows(counts: tuple[int, int], guidance: bool) -> Iterator[Row]:
     """Every tensor of a model with so many blocks, under full names."""
-    yield from (
-        r._replace(name=f"{r.name}.weight", original=f"{r.original}.weight")
-        for r in GLOBAL + (GUIDANCE if guidance else ())
-    )
+    yield from (_full(r) for r in GLOBAL + (GUIDANCE if guidance else ()))
     for (ours, theirs, block), n in zip(BLOCKS, counts, strict=True):
         for i in range(n):
-            for r in block:
-                kind = "scale" if r.shape == "d" else "weight"
-                yield r._replace(
-                    name=f"{ours}.{i}.{r.name}.weight", original=f"{theirs}.{i}.{r.original}.{kind}"
-                )
+            yield from (_full(r, f"{ours}.{i}.", f"{theirs}.{i}.") for r in block)
+
+
+def _full(row: Row, ours: str = "", theirs: str = "") -> Row:
+    """A row of the table under full names. ours, theirs: what stands before them."""
+    kind = "scale" if row.shape == "d" else "weight"
+    return row._replace(name=f"{ours}{row.name}.weight", original=f"{theirs}{row.original}.{kind}")
+
+
+def original_rows(name: str, n: int) -> tuple[Rows, ...]:
+    """Where the original layout holds a tensor of n rows; () when it has no such tensor.
+
+    name: diffusers name, with `.weight`.
+    """
+    rows = [_full(r) for r in GLOBAL + GUIDANCE]
+    for ours, theirs, block in BLOCKS:
+        if m := re.match(rf"{ours}\.(\d{{1,4}})\.", name):
+            rows = [_full(r, f"{ours}.{m[1]}.", f"{theirs}.{m[1]}.") for r in block]
+    for row in rows:
+        if row.name == name:
+            height, spans = _spans(row.part, n)
+            return tuple(Rows(row.original, height, *span) for span in spans)
+    return ()
+
+
+def _spans(part: str, n: int) -> tuple[int, tuple[tuple[int, int, int], ...]]:
+    """Rows of the original tensor, and (start, stop, at): its rows that are ours from `at` on.
+
+    n: rows of ours.
+    """
+    if part == WHOLE:
+        return n, ((0, n, 0),)
+    if part == SWAP:
+        half = n // 2
+        return n, ((0, half, n - half), (half, n, 0))
+    index, parts = map(int, part.split("/"))
+    return parts * n, ((index * n, (index + 1) * n, 0),)
 
 
 def _stored_name(row: Row, layout: str) -> str:
@@ -267,10 +296,9 @@ def _tensor(
 ) -> ModelTensor:
     shape = _shape(row.shape, sizes)
     stored = tensors[_stored_name(row, layout)]
-    part = WHOLE if layout == "diffusers" else row.part
-    parts = int(part.split("/")[1]) if "/" in part else 1
-    check_shape(stored, (parts * shape[0], *shape[1:]))
-    pieces = tuple(Piece(stored, *rows) for rows in _rows_of(part, shape[0]))
+    height, spans = _spans(WHOLE if layout == "diffusers" else row.part, shape[0])
+    check_shape(stored, (height, *shape[1:]))
+    pieces = tuple(Piece(stored, *span) for span in spans)
     in_block = row.name.startswith(tuple(f"{b[0]}." for b in BLOCKS))
     packable = in_block and len(shape) == 2
     rule = (
@@ -281,17 +309,6 @@ def _tensor(
     return ModelTensor(row.name, shape, packable, rule, pieces)
 
 
-def _rows_of(part: str, n: int) -> tuple[tuple[int, int, int], ...]:
-    """(start, stop, at) of the rows of an original tensor that are the n rows of ours."""
-    if part == WHOLE:
-        return ((0, n, 0),)
-    if part == SWAP:
-        half = n // 2
-        return (0, half, n - half), (half, n, 0)
-    index = int(part.split("/")[0])
-    return ((index * n, (index + 1) * n, 0),)
-
-
 def _linears(rows: Iterable[Row], sizes: Mapping[str, int]) -> dict[str, tuple[Share, ...]]:
     """Every linear under its diffusers name and its original one."""
     made: dict[str, tuple[Share, ...]] = {}
@@ -300,7 +317,7 @@ def _linears(rows: Iterable[Row], sizes: Mapping[str, int]) -> dict[str, tuple[S
         if inputs:
             ours, theirs = (x.removesuffix(".weight") for x in (row.name, row.original))
             made[ours] = (Share(row.name, 0, n, 0),)
-            shares = tuple(Share(row.name, *r) for r in _rows_of(row.part, n))
+            shares = tuple(Share(row.name, *r) for r in _spans(row.part, n)[1])
             made[theirs] = made.get(theirs, ()) + shares
     return made
 

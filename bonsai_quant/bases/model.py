@@ -31,6 +31,19 @@ class Share(NamedTuple):
     at: int
 
 
+class Rows(NamedTuple):
+    """Rows [start, stop) of a tensor of the original layout, which are ours from row `at` on.
+
+    height: how many rows that tensor has.
+    """
+
+    tensor: str
+    height: int
+    start: int
+    stop: int
+    at: int
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A recognised checkpoint. `config` is diffusers' config.json; `reason` is for the log.

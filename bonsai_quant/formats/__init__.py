@@ -10,6 +10,7 @@ from __future__ import annotations
 from .bonsai import BonsaiFormat
 from .format import Format
 from .gemlite import GemliteFormat
+from .gguf import GgufFormat
 from .mlx import MlxFormat
 from .unpacked import UnpackedFormat
 
@@ -18,6 +19,7 @@ FORMATS: dict[str, Format] = {
     "mlx": MlxFormat(),
     "gemlite": GemliteFormat(),
     "unpacked": UnpackedFormat(),
+    "gguf": GgufFormat(),
 }
 
 __all__ = ["FORMATS", "Format"]

@@ -14,6 +14,7 @@ import numpy as np
 from ..schema import GROUP, Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
 from ..storage.layout import Layout, safetensors_layout
 from . import format as base
+from .kept import Kept, KeptWhole
 
 FORMAT_VERSION = 1
 
@@ -22,7 +23,7 @@ class BonsaiFormat:
     """`bonsai/model.safetensors`, format version 1."""
 
     name = "bonsai"
-    kept_dtype = "F16"
+    kept: Kept = KeptWhole("F16")
 
     def weights_path(self, mode: Mode) -> str:
         """Path of the weight file inside the pack's folder."""

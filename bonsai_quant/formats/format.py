@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -12,15 +12,15 @@ from ..errors import VerificationFailed
 from ..schema import Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
 from ..storage.layout import Layout
 
-STEP = 1 << 20
-"""Kept values converted at a time."""
+if TYPE_CHECKING:
+    from .kept import Kept
 
 
 class Format(Protocol):
     """One way to store a pack. Stateless."""
 
     name: str
-    kept_dtype: str
+    kept: Kept
 
     def weights_path(self, mode: Mode) -> str:
         """Path of the weight file inside the pack's folder."""
@@ -42,44 +42,20 @@ class Format(Protocol):
         """Rows [start, stop) of the float32 weights that this format's clients compute."""
 
     def layout(self, info: PackInfo) -> Layout:
-        """The weight file, to the byte."""
+        """The weight file, to the byte. Raises Unsupported for a pack that it cannot hold."""
 
     def sidecars(self, info: PackInfo) -> dict[str, bytes]:
         """The small files beside the weights: path inside the pack -> content."""
 
 
-def kept_spec(tensor: PackTensor, dtype: str) -> TensorSpec:
-    """How a kept tensor is stored."""
-    return TensorSpec(tensor.name, dtype, tensor.shape)
+def stored_parts(fmt: Format, tensor: PackTensor, bits: int) -> list[TensorSpec]:
+    """The stored tensors that hold one of the pack's."""
+    return fmt.parts(tensor, bits) if tensor.packed else fmt.kept.parts(tensor)
 
 
 def all_specs(fmt: Format, info: PackInfo) -> list[TensorSpec]:
     """Every stored tensor of a pack in this format."""
-    packed = [part for t in info.packed for part in fmt.parts(t, info.bits)]
-    return packed + [kept_spec(t, fmt.kept_dtype) for t in info.kept]
-
-
-def encode_kept(values: np.ndarray, dtype: str) -> np.ndarray:
-    """values: float16 that bf16 holds too -> the stored 16 bits (uint16 for BF16)."""
-    if dtype == "F16":
-        return values
-    flat = values.reshape(-1)
-    out = np.empty(flat.shape, np.uint16)
-    for at in range(0, flat.size, STEP):  # float32 copies of a whole tensor would take 450 MB
-        out[at : at + STEP] = bf16_bits(flat[at : at + STEP])
-    return out.reshape(values.shape)
-
-
-def decode_kept(stored: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    """Inverse of `encode_kept`; refuses what fp16 and bf16 do not both hold."""
-    exact = from_bf16(stored) if dtype == "BF16" else stored.astype(np.float32)
-    with np.errstate(over="ignore"):
-        values = exact.astype(np.float16)
-    wrong = (values.astype(np.float32) != exact) | (exact.view(np.uint32) & 0xFFFF != 0)
-    if wrong.any():
-        at = int(np.flatnonzero(wrong)[0])
-        refuse(name, f"element {at}", f"{exact.flat[at]:g} is not a number of both fp16 and bf16")
-    return values
+    return [part for t in info.tensors for part in stored_parts(fmt, t, info.bits)]
 
 
 def bf16_bits(values: np.ndarray) -> np.ndarray:

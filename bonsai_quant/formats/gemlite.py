@@ -15,6 +15,7 @@ import numpy as np
 from ..schema import GROUP, Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
 from ..storage.layout import Layout, torchzip_layout
 from . import format as base
+from .kept import Kept, KeptWhole
 
 FP32, FP16, FMA_MODE = 0, 1, 4
 PACKING_BITS = 8
@@ -50,7 +51,7 @@ class GemliteFormat:
     """`transformer-gemlite-int2/state_dict.pt` or `-int1/`."""
 
     name = "gemlite"
-    kept_dtype = "BF16"
+    kept: Kept = KeptWhole("BF16")
 
     def _folder(self, mode: Mode) -> str:
         return "transformer-gemlite-int2" if mode == "ternary" else "transformer-gemlite-int1"

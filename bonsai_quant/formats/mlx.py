@@ -14,6 +14,7 @@ import numpy as np
 from ..schema import GROUP, Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
 from ..storage.layout import Layout, safetensors_layout
 from . import format as base
+from .kept import Kept, KeptWhole
 
 FOLDER = "transformer-packed-mflux"
 
@@ -22,7 +23,7 @@ class MlxFormat:
     """`transformer-packed-mflux/diffusion_pytorch_model.safetensors`."""
 
     name = "mlx"
-    kept_dtype = "BF16"
+    kept: Kept = KeptWhole("BF16")
 
     def weights_path(self, mode: Mode) -> str:
         """Path of the weight file inside the pack's folder."""

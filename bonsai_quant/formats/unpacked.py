@@ -13,6 +13,7 @@ import numpy as np
 from ..schema import GROUP, Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
 from ..storage.layout import Layout, safetensors_layout
 from . import format as base
+from .kept import Kept, KeptWhole
 
 ROWS = 1024
 """Rows decoded at a time: a layer of 28k rows would take 340 MB in float32."""
@@ -22,7 +23,7 @@ class UnpackedFormat:
     """`transformer/diffusion_pytorch_model.safetensors`."""
 
     name = "unpacked"
-    kept_dtype = "BF16"
+    kept: Kept = KeptWhole("BF16")
 
     def weights_path(self, mode: Mode) -> str:
         """Path of the weight file inside the pack's folder."""

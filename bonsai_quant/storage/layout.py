@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from ..schema import TensorSpec
 from . import torchzip
+from .gguf import GgufTensor, padded
+from .gguf import build_header as build_gguf_header
 from .safetensors import build_header
 
 
@@ -47,3 +49,28 @@ def torchzip_layout(specs: Sequence[TensorSpec]) -> Layout:
     return Layout(
         ordered, made.offsets, made.size, lambda crcs: torchzip.frames(made, crcs), needs_crc=True
     )
+
+
+def gguf_layout(
+    tensors: Sequence[tuple[GgufTensor, Sequence[TensorSpec]]], metadata: Mapping[str, str | int]
+) -> Layout:
+    """One GGUF file, its tensors sorted by name.
+
+    tensors: each with the pieces that it is written in, which follow one another without a gap.
+    """
+    ordered = sorted(tensors, key=lambda t: t[0].name)
+    header, starts = build_gguf_header([t for t, _ in ordered], metadata)
+    specs: list[TensorSpec] = []
+    offsets, frames, end = {}, [(0, header)], len(header)
+    for (tensor, pieces), start in zip(ordered, starts, strict=True):
+        at = start
+        for piece in pieces:
+            offsets[piece.name] = at
+            at += piece.nbytes
+        if at != start + tensor.nbytes:
+            raise AssertionError(f"{tensor.name}: pieces of {at - start} bytes for {tensor.nbytes}")
+        specs += pieces
+        end = padded(at)
+        if end > at:
+            frames.append((at, bytes(end - at)))
+    return Layout(tuple(specs), offsets, end, lambda _: frames)

@@ -38,7 +38,7 @@ def recipe(tmp_path: Path, text: str) -> Path:
 # ---- values ----
 
 VALUES = {
-    "D65-unknown-format": (("-f", "gguf"), ("bonsai", "mlx", "gemlite", "unpacked")),
+    "D65-unknown-format": (("-f", "onnx"), ("bonsai", "mlx", "gemlite", "unpacked", "gguf")),
     "D65-near-format": (("-f", "mlz"), ("'mlx'",)),
     "D65-one-wrong-of-two": (("-f", "mlx,Bonsai"), ("'Bonsai'", "bonsai")),
     "D65-no-format": (("-f", ","), ("bonsai", "mlx")),

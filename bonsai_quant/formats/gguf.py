@@ -6,10 +6,11 @@ our groups:
 
     block   d (fp16) | 16 bytes, weight j at bit j % 8 of byte j / 8; w = d where it is 1, else -d
 
-Kept: BF16, but F32 where they have one axis. ggml's norms compute in float32, and clients convert
-the weights of linears only, so that a norm in 16 bits would be taken for float32.
+Kept: BF16, but F32 where they have one axis: ggml's norms compute in float32, and the tools that
+make such files keep their weights so.
 
-ggml's ternary types have one scale for 256 weights, so they cannot hold a ternary pack.
+ggml's ternary types have one scale for 256 weights, so they cannot hold a ternary pack. Its newer
+Q2_0 could, but released readers do not know it, and its number stands for two sizes of block.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from .sniff import describe_magic
 VERSIONS = (2, 3)
 """Version 3 allows big-endian files beside what version 2 has; version 1 has other counts."""
 MAX_HEADER = 16 << 20
-"""Bytes; the real model's header is 15 kB, those of language models hold a vocabulary."""
+"""Bytes; the real model's header is 11 kB, those of language models hold a vocabulary."""
 MAX_TENSORS = MAX_KEYS = 1 << 16
 MAX_NAME = 1024
 MAX_DIMENSION = 1 << 40

@@ -7,6 +7,9 @@ import numpy as np
 from .jit import kernel
 from .schema import PackedLayer
 
+ALL_ZERO = 0x55
+"""Four codes 1 at 2 bits."""
+
 
 def affine(codes: np.ndarray, bits: int, scales: np.ndarray, biases: np.ndarray) -> np.ndarray:
     """w = code * scale + bias, in float32.
@@ -27,6 +30,13 @@ def decoded(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
     """codes: [rows, in * bits / 8] uint8.  scales: [rows, in / 128] float16 -> s * t, float32."""
     s = scales.astype(np.float32)
     return affine(codes, bits, s if bits == 2 else 2 * s, -s)
+
+
+def zero_groups(layer: PackedLayer) -> np.ndarray:
+    """Where [out, in / 128] a group is zeros alone, so that its scale says nothing."""
+    codes = layer.codes.reshape(*layer.scales.shape, -1)
+    empty: np.ndarray = (codes == ALL_ZERO).all(-1) & (layer.bits == 2)
+    return empty
 
 
 @kernel

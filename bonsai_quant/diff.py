@@ -20,7 +20,8 @@ from .settings import choose_threads
 class LayerDiff:
     """How one tensor differs. flipped: codes, or kept values, that changed.  size: of how many.
 
-    sign_flips: codes that went from -1 to +1 or back.  scale_drift: largest |b - a| / a.
+    sign_flips: codes that went from -1 to +1 or back.  scale_drift: largest |b - a| / a of a group
+    that is not zeros in both.
     """
 
     name: str
@@ -97,13 +98,16 @@ def worst(layers: Sequence[LayerDiff], n: int) -> list[LayerDiff]:
 
 
 def _compare(a: Pack, b: Pack, tensor: PackTensor) -> LayerDiff:
+    from .dense import zero_groups
+
     if not tensor.packed:
         flipped = int(np.count_nonzero(a.kept(tensor) != b.kept(tensor)))
         return LayerDiff(tensor.name, tensor.size, flipped, 0, 0.0)
     mine, theirs = a.layer(tensor), b.layer(tensor)
     flipped, signs = _flips(mine.codes, theirs.codes, a.info.bits)
     s, t = mine.scales.astype(np.float32), theirs.scales.astype(np.float32)
-    return LayerDiff(tensor.name, tensor.size, flipped, signs, float((np.abs(t - s) / s).max()))
+    drift = np.where(zero_groups(mine) & zero_groups(theirs), 0, np.abs(t - s) / s)
+    return LayerDiff(tensor.name, tensor.size, flipped, signs, float(drift.max()))
 
 
 def _flips(a: np.ndarray, b: np.ndarray, bits: int) -> tuple[int, int]:
@@ -131,7 +135,7 @@ def _settings(a: Pack, b: Pack) -> tuple[tuple[str, str, str], ...]:
         if m:
             hashes = ", ".join(str(f["sha256"])[:12] for f in m.source.files)
             said |= {
-                "solver": str(m.recipe.get("solver")),
+                "solver": str(m.recipe.get("solver", "unknown")),
                 "source": hashes,
                 "lora": ", ".join(f"{x.name}:{x.scale:g}" for x in m.source.lora) or "none",
                 "version": m.tool["version"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from .schema import PackTensor, Progress, no_progress
 from .settings import choose_threads
 from .storage import fs
 from .storage.staging import Staging
+
+log = logging.getLogger(__name__)
 
 
 def export(
@@ -43,8 +46,8 @@ def export(
     with Staging(target, overwrite=overwrite) as staging:
         writer = PackWriter(staging, "", name, source.info, resume=False)
         try:
-            _copy(source, writer, workers, progress)
-            manifest = writer.finish(_provenance(source))
+            rounded = _copy(source, writer, workers, progress)
+            manifest = writer.finish(_provenance(source, rounded))
         finally:
             writer.weights.close()
         staging.commit(writer.written(manifest))
@@ -70,26 +73,33 @@ def _check_apart(folder: Path, out: Path) -> None:
         )
 
 
-def _copy(pack: Pack, writer: PackWriter, threads: int, progress: Progress) -> None:
+def _copy(pack: Pack, writer: PackWriter, threads: int, progress: Progress) -> int:
+    """Every tensor; -> number of kept values that no 16 bits held, in packs of other programs."""
     total = sum(t.size for t in pack.info.tensors)
 
-    def one(tensor: PackTensor) -> None:
+    def one(tensor: PackTensor) -> int:
+        rounded = 0
         if tensor.packed:
             writer.packed(tensor, pack.layer(tensor))
         else:
-            writer.kept(tensor, pack.kept(tensor))
+            values, rounded = pack.kept_and_rounded(tensor)
+            writer.kept(tensor, values)
         progress(tensor.size, 1, total)
+        return rounded
 
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(one, pack.info.tensors):
-            pass
+        return sum(pool.map(one, pack.info.tensors))
 
 
-def _provenance(pack: Pack) -> manifests.Provenance:
+def _provenance(pack: Pack, rounded: int) -> manifests.Provenance:
     """What the pack says of its own making; unknown for packs of other programs."""
     said = pack.manifest
     if said is None:
-        recipe = Recipe(description="unknown: not made by this program", mode=pack.info.mode)
+        how = "unknown: not made by this program"
+        if rounded:
+            how += f"; {rounded} kept values were rounded to what fp16 and bf16 both hold"
+            log.warning("%s: %s", pack.folder, how.partition("; ")[2])
+        recipe = Recipe(description=how, mode=pack.info.mode)
         source = manifests.SourceRecord(id=None, revision=None, layout="unknown", files=[])
         return manifests.Provenance(recipe, source, None, None)
     csv = pack.folder / "layers.csv"

@@ -11,7 +11,7 @@ from typing import Any
 
 from .benchmark import MAX_STEPS, read_benchmark
 from .errors import BadInput, OutputExists, UsageError, VerificationFailed
-from .integrity import require_whole
+from .integrity import listed_weights, require_whole
 from .needs import LOOK, require
 from .png import encode_png
 from .runners import memory, open_runner
@@ -169,8 +169,8 @@ def _trust(place: Place) -> None:
     """Refuse a pack whose files are not those of its manifest, unless told to run it."""
     if place.pack is None or place.unverified:
         return
-    if place.pack.manifest is None:
-        log.warning("%s: made by another program; nothing to check its files with", place.name)
+    if listed_weights(place.pack) is None:
+        log.warning("%s: made by another program; nothing to check its weights with", place.name)
     try:
         require_whole(place.pack)
     except VerificationFailed as e:

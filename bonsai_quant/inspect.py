@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import BadInput, BonsaiError
+from .foreign import model_version
+from .manifest import Manifest
 from .pack import Pack, find_packs, open_pack
 from .schema import TensorSpec
 from .shipped import find_shipped, find_shipped_pack
@@ -61,18 +63,23 @@ def _pack(pack: Pack) -> Inspection:
         ("weight file", f"{pack.path.stat().st_size} bytes"),
     ]
     if m is None:
-        facts.append(("manifest", "none of this program"))
+        said = model_version(pack.folder)
+        facts.append(("manifest", "none of this program" + (f", but of {said!r}" if said else "")))
     else:
         facts += [
             ("bits per packed weight", f"{m.bits_per_weight:g}"),
-            ("solver", str(m.recipe.get("solver"))),
-            ("source", m.source.id or ", ".join(str(f["name"]) for f in m.source.files)),
+            ("solver", str(m.recipe.get("solver", "unknown"))),
+            ("source", _source(m)),
             ("made by", f"{m.tool['name']} {m.tool['version']}"),
         ]
     facts += [("lora", f"{a.name}, scale {a.scale:g}") for a in (m.source.lora if m else ())]
     if m and m.measured:
         facts.append(("relative error", f"{m.measured.relative_error:.4f}"))
     return Inspection(pack.folder, "pack", tuple(facts), specs)
+
+
+def _source(m: Manifest) -> str:
+    return m.source.id or ", ".join(str(f["name"]) for f in m.source.files) or "unknown"
 
 
 def _checkpoint(path: Path) -> Inspection:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from .errors import VerificationFailed
+from .foreign import Listed, listed_files
+from .foreign import wrong_file as wrong_listed
 from .manifest import NAME as MANIFEST
 from .manifest import Manifest
 from .pack import Pack
@@ -52,25 +54,39 @@ def _files_below(folder: Path) -> Iterator[str]:
 
 
 def require_whole(pack: Pack, *, hint: str = "fetch or convert it again") -> None:
-    """Refuse a pack whose files are not those of its manifest."""
-    if pack.manifest and (problems := wrong_files(pack.folder, pack.manifest)):
+    """Refuse a pack whose files are not those of its manifest; of others' only the weights."""
+    if pack.manifest is None:
+        due = listed_weights(pack)
+        problem = wrong_listed(pack.folder, due) if due else ""
+        problems = [f"{due.path}: {problem}"] if due and problem else []
+    else:
+        problems = wrong_files(pack.folder, pack.manifest)
+    if problems:
         raise VerificationFailed(problems[0], where=str(pack.folder), hint=hint)
+
+
+def listed_weights(pack: Pack) -> Listed | None:
+    """What the manifest, whoever wrote it, says of the weight file; None when it says nothing."""
+    path = pack.path.relative_to(pack.folder).as_posix()
+    if pack.manifest is None:
+        return next((f for f in listed_files(pack.folder) or () if f.path == path), None)
+    found = (f for f in pack.manifest.files if f.path == path)
+    return next((Listed(f.path, f.size, f.sha256) for f in found), None)
 
 
 @contextmanager
 def held(pack: Pack, *, check: bool = True) -> Iterator[Pack]:
     """The pack with its weight file open, so that what is hashed is what is then read.
 
-    check: hash it first; VerificationFailed where it is not the manifest's. A pack without a
-    manifest of this program has nothing to be held against.
+    check: hash it first; VerificationFailed where it is not the manifest's. Where no manifest says
+    a hash there is nothing to hold it against.
     """
     fd, _ = fs.open_regular(pack.path)
     try:
-        listed = {pack.folder / f.path: f for f in pack.manifest.files} if pack.manifest else {}
-        if check and pack.path in listed:
-            size, found = fs.sha256_fd(fd, pack.path)
-            due = listed[pack.path]
-            if (size, found) != (due.size, due.sha256):
+        due = listed_weights(pack) if check else None
+        if due and due.sha256:
+            found = fs.sha256_fd(fd, pack.path)[1]
+            if found != due.sha256:
                 raise VerificationFailed(
                     f"has sha256 {found}, the manifest says {due.sha256}",
                     where=str(pack.path),

@@ -112,7 +112,10 @@ class Measured(pydantic.BaseModel):
 
 
 class Manifest(pydantic.BaseModel):
-    """manifest.json, schema version 1. calibration: sha256 of the one that guided the solver."""
+    """manifest.json, schema version 1. calibration: sha256 of the one that guided the solver.
+
+    recipe: without a solver, and source without files, where another program made the pack.
+    """
 
     model_config = _STRICT
     schema_version: Literal[1]
@@ -153,7 +156,7 @@ def build_manifest(
         base=info.base,
         mode=info.mode,
         group_size=128,
-        recipe=made.recipe.model_dump(mode="json"),
+        recipe=made.recipe.model_dump(mode="json", exclude_unset=not made.source.files),
         source=made.source,
         counts=Counts(
             packed=len(info.packed),

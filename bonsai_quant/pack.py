@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,17 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from .bases import detect
+from . import ongrid
+from .bases import Model, detect
+from .bases.model import check_config
 from .errors import BadInput, BonsaiError, Unsupported, VerificationFailed
 from .formats import FORMATS, Format
 from .formats.format import all_specs, stored_parts
 from .formats.gguf_pack import open_gguf
+from .formats.kept import nearest_kept
 from .manifest import BESIDE, Manifest, is_foreign_manifest, read_manifest
 from .manifest import NAME as MANIFEST
 from .schema import (
     FORMAT_NAMES,
     GROUP,
     NUMPY_DTYPE,
+    Action,
     Mode,
     PackedLayer,
     PackInfo,
@@ -29,12 +34,19 @@ from .schema import (
     TensorSpec,
 )
 from .shipped import find_shipped_pack
+from .source import free_fields
 from .storage import fs
 from .storage.safetensors import read_header, strict_json
+
+log = logging.getLogger(__name__)
 
 MODES: tuple[Mode, ...] = ("ternary", "binary")
 MARKS = {"bonsai": ".codes", "mlx": ".scales", "gemlite": ".W_q"}
 """The stored tensor that each packed layer has exactly one of."""
+KEPT_BY_OTHERS = ("BF16", "F16", "F32")
+"""What kept tensors may be in packs of other programs; clients cast them to 16 bits of theirs."""
+PARTS_OF_OTHERS = {"gemlite": {".scales": ("F16",), ".zeros": ("F16",)}}
+"""What parts of packed layers may be there, besides what this program writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +79,20 @@ class Pack:
 
     def kept(self, tensor: PackTensor) -> np.ndarray:
         """A kept tensor as float16."""
+        return self.kept_and_rounded(tensor)[0]
+
+    def kept_and_rounded(self, tensor: PackTensor) -> tuple[np.ndarray, int]:
+        """A kept tensor as float16, and how many values had to be rounded for it.
+
+        None in a pack of this program. Other programs keep bf16 as trained, which below 2^-17 is
+        finer than fp16.
+        """
         try:
-            return self.format.kept.decode(tensor, self.parts(tensor))
+            parts = self.parts(tensor)
+            if self.manifest is None and tensor.name in self.stored:
+                dtype = self.stored[tensor.name].spec.dtype
+                return nearest_kept(parts[0], dtype, tensor.name)
+            return self.format.kept.decode(tensor, parts), 0
         except VerificationFailed as e:
             e.where = (self.path, *e.where)
             raise
@@ -97,23 +121,31 @@ def find_packs(path: Path) -> list[Path]:
     """The pack folders at `path`: itself, those that a conversion put into it, or a shipped one."""
     if not os.path.lexists(path) and (shipped := find_shipped_pack(str(path))):
         return [shipped]
-    if weight_file(path) or (path / MANIFEST).is_file():
+    if weight_file(path) or _is_listed(path):
         return [path]
     # A manifest without its weights is a damaged pack, which must not be passed over.
     folders = [path / n for n in FORMAT_NAMES]
-    return [f for f in folders if weight_file(f) or (f / MANIFEST).is_file()]
+    return [f for f in folders if weight_file(f) or _is_listed(f)]
+
+
+def _is_listed(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() and not is_foreign_manifest(folder)
 
 
 def weight_file(folder: Path) -> tuple[str, Mode, Path] | None:
     """Format, mode and weight file of a pack's folder, from the files that are there."""
     for name in FORMAT_NAMES:
-        if name == "unpacked" and not (folder / MANIFEST).exists():
-            continue  # a plain checkpoint looks the same
         for mode in MODES:
             path = folder / FORMATS[name].weights_path(mode)
-            if os.path.lexists(path):
+            if os.path.lexists(path) and (name != "unpacked" or _is_unpacked(folder, path)):
                 return name, mode, path
     return None
+
+
+def _is_unpacked(folder: Path, path: Path) -> bool:
+    """Any checkpoint lies like this: our manifest tells, else the weights themselves."""
+    ours = os.path.lexists(folder / MANIFEST) and not is_foreign_manifest(folder)
+    return ours or ongrid.is_on_grid(path)
 
 
 def open_pack(folder: Path) -> Pack:
@@ -145,8 +177,8 @@ def open_pack(folder: Path) -> Pack:
         stored = _index(path)
         mode, tensors = _inventory(name, mode, stored, manifest, path)
     model = detect(_dense_view(tensors, path), str(path))
-    info = PackInfo(model.base, mode, _config(path.parent, dict(model.config)), tensors)
-    _check_specs(fmt, info, stored, path)
+    info = PackInfo(model.base, mode, _config(path.parent, model), tensors)
+    _check_specs(fmt, info, stored, manifest is None, path)
     return Pack(folder, fmt, info, stored, manifest)
 
 
@@ -164,7 +196,7 @@ def _inventory(
     """The model's tensors, and the mode that the width of the codes tells."""
     shapes = {n: t.spec.shape for n, t in stored.items()}
     if name == "unpacked":
-        return _unpacked_inventory(shapes, manifest, path)
+        return _unpacked_inventory(stored, manifest, path)
     linears = [n.removesuffix(MARKS[name]) for n in shapes if n.endswith(MARKS[name])]
     if not linears:
         raise BadInput("holds no packed layer", where=str(path), hint="convert again")
@@ -210,31 +242,30 @@ def _shape_of(
 
 
 def _unpacked_inventory(
-    shapes: Mapping[str, tuple[int, ...]], manifest: Manifest | None, path: Path
+    stored: Mapping[str, StoredTensor], manifest: Manifest | None, path: Path
 ) -> tuple[Mode, tuple[PackTensor, ...]]:
+    model = detect(stored, str(path))
+    packable = [t.name for t in model.tensors if t.packable]
+    if manifest is None:
+        found = ongrid.kinds(stored[n] for n in packable)
+        mode = ongrid.mode_of(found.values())
+        chosen: dict[str, Action] = {n: "keep" if k == "dense" else mode for n, k in found.items()}
+        if off := [n for n, a in chosen.items() if a == "keep"]:
+            log.warning("%s: %d layers are on no grid, and kept: %s, ...", path, len(off), off[0])
+    else:
+        mode, chosen = manifest.mode, _chosen(manifest, packable)
+    return mode, tuple(
+        PackTensor(t.name, t.shape, chosen.get(t.name, "keep")) for t in model.tensors
+    )
+
+
+def _chosen(manifest: Manifest, packable: list[str]) -> dict[str, Action]:
+    """What the recipe did with every tensor that can be packed."""
     from .recipe import Recipe, apply_overrides
 
-    if manifest is None:
-        raise Unsupported(
-            "is dense, and no manifest says in which mode",
-            where=str(path),
-            hint="use it as the SOURCE of `convert`",
-        )
-    dense = {n: StoredTensor(TensorSpec(n, "BF16", s), path, 0) for n, s in shapes.items()}
-    model = detect(dense, str(path))
-    packable = [t.name.removesuffix(".weight") for t in model.tensors if t.packable]
-    chosen = apply_overrides(Recipe.model_validate(manifest.recipe), packable)
-    tensors = [
-        PackTensor(
-            t.name,
-            t.shape,
-            chosen.get(
-                t.name.removesuffix(".weight"), (manifest.mode if t.packable else "keep", "")
-            )[0],
-        )
-        for t in model.tensors
-    ]
-    return manifest.mode, tuple(tensors)
+    recipe = Recipe.model_validate(manifest.recipe)
+    rules = apply_overrides(recipe, [n.removesuffix(".weight") for n in packable])
+    return {n: rules.get(n.removesuffix(".weight"), (manifest.mode, ""))[0] for n in packable}
 
 
 def _action(linear: str, mode: Mode, manifest: Manifest | None) -> Mode:
@@ -253,38 +284,50 @@ def _dense_view(tensors: tuple[PackTensor, ...], path: Path) -> dict[str, Stored
     return {t.name: StoredTensor(TensorSpec(t.name, "BF16", t.shape), path, 0) for t in tensors}
 
 
-def _config(folder: Path, derived: dict[str, Any]) -> dict[str, Any]:
-    """The pack's config.json where there is one; the shapes tell the rest."""
+def _config(folder: Path, model: Model) -> dict[str, Any]:
+    """What the shapes tell, and what only the pack's config.json can, where there is one."""
     path = folder / "config.json"
     if not path.is_file():
-        return derived
+        return dict(model.config)
     try:
         said = strict_json(fs.read_small(path))
     except ValueError as e:
         raise BadInput(f"is not JSON: {e}", where=str(path), hint="convert again") from e
     if not isinstance(said, dict):
         raise BadInput("is not an object", where=str(path), hint="convert again")
-    return derived | {k: said[k] for k in derived if k in said}
+    check_config(said, model, str(path))
+    return dict(model.config) | free_fields(said, path)
 
 
 def _check_specs(
-    fmt: Format, info: PackInfo, stored: Mapping[str, StoredTensor], path: Path
+    fmt: Format, info: PackInfo, stored: Mapping[str, StoredTensor], foreign: bool, path: Path
 ) -> None:
+    """Exactly the tensors that the format calls for. foreign: written by another program."""
     expected = {s.name: s for s in all_specs(fmt, info)}
+    kept = {t.name for t in info.kept}
     for name in sorted(set(expected) | set(stored)):
         if name not in stored:
             raise BadInput("is missing", where=(path, f"tensor {name}"), hint="convert again")
         if name not in expected:
             raise BadInput(
-                "has no place in this format", where=(path, f"tensor {name}"), hint="convert again"
+                "has no place in this format, and clients refuse the file for it",
+                where=(path, f"tensor {name}"),
+                hint="convert again",
             )
         found, due = stored[name].spec, expected[name]
-        if (found.dtype, found.shape) != (due.dtype, due.shape):
+        also = _also(fmt.name, name, name in kept) if foreign else ()
+        if found.dtype not in (due.dtype, *also) or found.shape != due.shape:
             raise BadInput(
                 f"is {found.dtype} {list(found.shape)}, expected {due.dtype} {list(due.shape)}",
                 where=(path, f"tensor {name}"),
                 hint="convert again",
             )
+
+
+def _also(format_name: str, name: str, kept: bool) -> tuple[str, ...]:
+    """Further dtypes that a tensor may have in packs of other programs."""
+    parts = PARTS_OF_OTHERS.get(format_name, {})
+    return KEPT_BY_OTHERS if kept else parts.get(f".{name.rpartition('.')[2]}", ())
 
 
 def is_ours(out: Path) -> bool:

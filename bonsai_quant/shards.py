@@ -44,7 +44,7 @@ def weight_files(path: Path) -> tuple[Path | None, list[Path]]:
             where=str(folder),
             hint="give a checkpoint file, a transformer folder or a pipeline folder",
         )
-    _refuse_outside(found[0], folder)
+    refuse_outside(found[0], folder)
     return folder, found
 
 
@@ -75,11 +75,11 @@ def _shards(index: Path, found: list[Path], folder: Path) -> list[Path]:
             hint="remove one or the other",
         )
     for name in names:
-        _refuse_outside(folder / name, folder)
+        refuse_outside(folder / name, folder)
     return [folder / n for n in names]
 
 
-def _refuse_outside(path: Path, folder: Path) -> None:
+def refuse_outside(path: Path, folder: Path) -> None:
     """A link may lead within the folder, or to the blobs of the Hub cache it stands in."""
     if not path.is_symlink():
         return

@@ -190,10 +190,10 @@ def _config(folder: Path | None, model: Model, strict: bool) -> dict[str, Any]:
             hint="give the folder of a FLUX.2 transformer",
         )
     check_config(said, model, str(path))
-    return config | _free_fields(said, path)
+    return config | free_fields(said, path)
 
 
-def _free_fields(said: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def free_fields(said: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The free fields that a config.json has, if they are what they should be."""
     found = {k: said[k] for k in FREE_CONFIG if k in said}
     for name, value in found.items():

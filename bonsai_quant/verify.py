@@ -21,6 +21,7 @@ from .levels.files import check_files
 from .levels.images import check_images
 from .levels.kernels import KERNELS, check_kernels
 from .levels.steps import check_steps
+from .manifest import is_foreign_manifest
 from .pack import Pack, find_packs, open_pack
 from .recipe import unknown
 from .runners import RUNNERS
@@ -68,9 +69,7 @@ def verify(
     _check_choices(level, backends)
     folders = find_packs(Path(pack))
     if not folders:
-        raise BadInput(
-            "holds no pack", where=str(pack), hint="give a folder made by `bonsai-quant convert`"
-        )
+        return Verdict((_damaged(Path(pack)),))
     workers, _ = choose_threads(threads)
     given = Given(calibration, (lora,) if isinstance(lora, str) else tuple(lora))
     checks = [check_files(folder) for folder in folders]
@@ -91,6 +90,15 @@ def verify(
     if level == "image":
         checks += check_images(packs, able, pipeline, against)
     return Verdict(tuple(checks))
+
+
+def _damaged(folder: Path) -> Check:
+    """What another program's manifest says of a folder whose weights are nothing that is known."""
+    if is_foreign_manifest(folder) and (check := check_files(folder)).status == "failed":
+        return check
+    raise BadInput(
+        "holds no pack", where=str(folder), hint="give a folder made by `bonsai-quant convert`"
+    )
 
 
 def _check_choices(level: str, backends: Sequence[str]) -> None:

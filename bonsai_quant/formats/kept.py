@@ -66,3 +66,24 @@ def to_float16(exact: np.ndarray, name: str) -> np.ndarray:
         at = int(np.flatnonzero(wrong)[0])
         refuse(name, f"element {at}", f"{exact.flat[at]:g} is not a number of both fp16 and bf16")
     return values
+
+
+def nearest_kept(stored: np.ndarray, dtype: str, name: str) -> tuple[np.ndarray, int]:
+    """A kept tensor as others store it -> float16 that bf16 holds too, and how many were rounded.
+
+    dtype: BF16, F16 or F32. The rule is that of a conversion; what no 16 bits hold is refused.
+    """
+    from ..solvers.grid import round_kept
+
+    flat, inexact = stored.reshape(-1), 0
+    out = np.empty(flat.shape, np.float16)
+    for at in range(0, flat.size, STEP):
+        part = flat[at : at + STEP]
+        exact = from_bf16(part) if dtype == "BF16" else part.astype(np.float32)
+        rounded = round_kept(exact)
+        if not (finite := np.isfinite(rounded)).all():
+            first = int(np.argmin(finite))
+            refuse(name, f"element {at + first}", f"{exact[first]:g} does not fit 16 bits")
+        inexact += int(np.count_nonzero(rounded != exact))
+        out[at : at + STEP] = rounded
+    return out.reshape(stored.shape), inexact

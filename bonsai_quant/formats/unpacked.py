@@ -71,8 +71,8 @@ class UnpackedFormat:
     def dense(
         self, layer: PackedLayer, parts: Sequence[np.ndarray], start: int, stop: int
     ) -> np.ndarray:
-        """The stored numbers."""
-        return base.from_bf16(parts[0][start:stop])
+        """The stored numbers; a zero that was rounded from below has no sign in other formats."""
+        return base.from_bf16(parts[0][start:stop]) + np.float32(0)
 
     def layout(self, info: PackInfo) -> Layout:
         """One file, as diffusers' own writer names it."""

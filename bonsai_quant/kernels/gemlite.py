@@ -28,6 +28,9 @@ F16_SMALLEST = 2.0**-24
 F32_UNIT = 2.0**-24
 ACCUMULATOR = 7
 """Place of the accumulator's type in the metadata: 0 fp32, or 1 fp16 where that GPU is faster."""
+SCALES = 8
+"""Place of the scales' type there."""
+HALF = 1
 
 Pair = tuple["GemliteLayer", np.ndarray]
 """A layer and its reference weight: [out, in] float32."""
@@ -37,7 +40,7 @@ Pair = tuple["GemliteLayer", np.ndarray]
 class GemliteLayer:
     """One linear as stored: the five leaves of state_dict.pt.
 
-    W_q: [in * bits / 8, out] uint8; scales, zeros: [in / 128, out] float32;
+    W_q: [in * bits / 8, out] uint8; scales, zeros: [in / 128, out] float32 or float16;
     metadata: [12] int32; orig_shape: [2] int32, out and in.
     """
 
@@ -151,10 +154,11 @@ def _malformed(layer: GemliteLayer, reference: np.ndarray) -> str:
     """What in a layer would make a kernel read past the end of an array; empty if nothing."""
     out, width = reference.shape
     meta, bits = (width // GROUP, out), layer.bits
+    real = np.float16 if layer.scales.dtype == np.float16 else np.float32
     expected = {
         "W_q": ((width * bits // 8, out), np.uint8),
-        "scales": (meta, np.float32),
-        "zeros": (meta, np.float32),
+        "scales": (meta, real),
+        "zeros": (meta, real),
         "metadata": ((12,), np.int32),
         "orig_shape": ((2,), np.int32),
     }
@@ -165,12 +169,13 @@ def _malformed(layer: GemliteLayer, reference: np.ndarray) -> str:
             return f"{name} is {found}, expected {np.dtype(dtype)} {list(shape)}"
     if bits not in (1, 2) or width % GROUP or layer.orig_shape.tolist() != [out, width]:
         return f"{bits} bits, orig_shape {layer.orig_shape.tolist()}, expected {[out, width]}"
-    return _wrong_metadata(layer.metadata, bits)
+    return _wrong_metadata(layer.metadata, bits, HALF if real == np.float16 else 0)
 
 
-def _wrong_metadata(found: np.ndarray, bits: int) -> str:
+def _wrong_metadata(found: np.ndarray, bits: int, of_scales: int) -> str:
     """Where metadata differs from what gemlite stores; either type of accumulator is right."""
     expected = expected_metadata(bits)
+    expected[SCALES] = of_scales
     if found[ACCUMULATOR] in (0, 1):
         expected[ACCUMULATOR] = found[ACCUMULATOR]
     if np.array_equal(found, expected):

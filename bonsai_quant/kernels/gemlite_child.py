@@ -117,7 +117,8 @@ def _run(task: dict[str, np.ndarray], device: str) -> dict[str, np.ndarray]:
     for kernel in INTERPRETED if device == "cpu" else COMPILED:
         if device == "cpu":
             _tune(task, kernel)
-        outputs[f"{kernel} with fp32 scales"] = _forward(task, device, kernel)
+        stored = "fp16" if task["scales"].dtype == np.float16 else "fp32"
+        outputs[f"{kernel} with {stored} scales"] = _forward(task, device, kernel)
         half = {name: task[name].astype(np.float16) for name in ("scales", "zeros")}
         outputs[f"{kernel} with fp16 scales"] = _forward(task | half, device, kernel)
     return outputs

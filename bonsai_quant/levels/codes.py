@@ -40,45 +40,55 @@ def check_codes(packs: Sequence[Pack], threads: int, progress: Progress) -> list
     for pack in packs:
         other = packs[0] if pack is not packs[0] else None
         subject = pack.folder.name + (f" = {other.folder.name}" if other else "")
-        problem = _first_problem(pack, other, threads, progress)
+        problem, rounded = _first_problem(pack, other, threads, progress)
         detail = problem or f"{len(pack.info.packed)} packed and {len(pack.info.kept)} kept tensors"
+        if rounded and not problem:
+            detail += f"; {rounded} kept values are finer than fp16, which rounds them"
         checks.append(Check("codes", subject, "failed" if problem else "passed", detail))
     return checks
 
 
-def _first_problem(pack: Pack, other: Pack | None, threads: int, progress: Progress) -> str:
-    """The first illegal or differing tensor, in name order; '' when there is none."""
+def _first_problem(
+    pack: Pack, other: Pack | None, threads: int, progress: Progress
+) -> tuple[str, int]:
+    """The first illegal or differing tensor, in name order, or ''; and kept values rounded."""
     if other and [(t.name, t.shape) for t in pack.info.tensors] != [
         (t.name, t.shape) for t in other.info.tensors
     ]:
-        return f"{pack.folder} and {other.folder} hold different tensors"
+        return f"{pack.folder} and {other.folder} hold different tensors", 0
 
     total = sum(t.size for t in pack.info.tensors)
 
-    def one(tensor: PackTensor) -> str:
+    def one(tensor: PackTensor) -> tuple[str, int]:
+        look = _differs if tensor.packed else _kept_differs
         try:
-            problem = _differs(pack, other, tensor)
+            problem, rounded = look(pack, other, tensor)
         except BonsaiError as e:
-            return str(e)
+            return str(e), 0
         progress(tensor.size, 1, total)
-        return problem
+        return problem, rounded
 
+    rounded = 0
     with ThreadPoolExecutor(threads) as pool:
-        return next((p for p in pool.map(one, pack.info.tensors) if p), "")
+        for problem, n in pool.map(one, pack.info.tensors):
+            if problem:
+                return problem, 0
+            rounded += n
+    return "", rounded
 
 
-def _differs(pack: Pack, other: Pack | None, tensor: PackTensor) -> str:
-    if not tensor.packed:
-        values = pack.kept(tensor)
-        if other is None or np.array_equal(
-            values.view(np.uint16), other.kept(tensor).view(np.uint16)
-        ):
-            return ""
-        return f"{tensor.name}: kept values differ from {other.folder.name}"
+def _kept_differs(pack: Pack, other: Pack | None, tensor: PackTensor) -> tuple[str, int]:
+    values, rounded = pack.kept_and_rounded(tensor)
+    if other is None or np.array_equal(values.view(np.uint16), other.kept(tensor).view(np.uint16)):
+        return "", rounded
+    return f"{tensor.name}: kept values differ from {other.folder.name}", rounded
+
+
+def _differs(pack: Pack, other: Pack | None, tensor: PackTensor) -> tuple[str, int]:
     mine = pack.parts(tensor)
     layer = pack.layer(tensor, mine)
     if other is None:
-        return ""
+        return "", 0
     theirs = other.parts(tensor)
     other_layer = other.layer(tensor, theirs)
     for start in range(0, tensor.shape[0], ROWS):
@@ -91,8 +101,8 @@ def _differs(pack: Pack, other: Pack | None, tensor: PackTensor) -> str:
             return (
                 f"{tensor.name}: row {start + row}, column {column}: {a[row, column]:g}, but "
                 f"{b[row, column]:g} in {other.folder.name}"
-            )
-    return ""
+            ), 0
+    return "", 0
 
 
 def check_against(

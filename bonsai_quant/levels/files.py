@@ -5,17 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import BonsaiError
+from ..foreign import listed_files, wrong_file
 from ..integrity import wrong_files
 from ..manifest import NAME as MANIFEST
 from ..manifest import is_foreign_manifest, read_manifest
+from ..pack import weight_file
 from .check import Check
 
 
 def check_files(folder: Path) -> Check:
-    """Sizes, hashes, and files that are not listed."""
-    if not (folder / MANIFEST).exists() or is_foreign_manifest(folder):
-        return Check("file", folder.name, "not run", "no manifest of this program to check against")
+    """Sizes, hashes, and files that are not listed; what another program lists, too."""
+    if not (folder / MANIFEST).exists():
+        return Check("file", folder.name, "not run", "no manifest to check against")
     try:
+        if is_foreign_manifest(folder):
+            return _check_listed(folder)
         manifest = read_manifest(folder)
         problems = wrong_files(folder, manifest)
     except BonsaiError as e:
@@ -25,3 +29,21 @@ def check_files(folder: Path) -> Check:
         return Check("file", folder.name, "failed", problems[0] + more)
     total = sum(f.size for f in manifest.files)
     return Check("file", folder.name, "passed", f"{len(manifest.files)} files, {total} bytes")
+
+
+def _check_listed(folder: Path) -> Check:
+    """By the manifest of another program. It need not list everything, but the weights."""
+    files = listed_files(folder)
+    if files is None:
+        why = "another program's manifest, without a list of files that is understood"
+        return Check("file", folder.name, "not run", why)
+    for file in files:
+        if problem := wrong_file(folder, file):
+            return Check("file", folder.name, "failed", f"{file.path}: {problem}")
+    weights = weight_file(folder)
+    if weights and weights[2].relative_to(folder).as_posix() not in {f.path for f in files}:
+        why = f"another program's manifest, which does not list {weights[2].name}"
+        return Check("file", folder.name, "not run", why)
+    hashed = sum(f.sha256 is not None for f in files)
+    detail = f"{len(files)} files of another program's manifest, {hashed} of them by sha256"
+    return Check("file", folder.name, "passed", detail)

@@ -27,7 +27,7 @@ def unlike(pack: Pack, finished: Finished) -> tuple[float, str]:
 
     finished: the source's tensor, rounded to the pack's mode.
     """
-    from ..dense import weights
+    from ..dense import weights, zero_groups
 
     tensor = finished.planned.tensor
     if finished.kept is not None:
@@ -39,7 +39,7 @@ def unlike(pack: Pack, finished: Finished) -> tuple[float, str]:
     if cosine < LEAST_COSINE:
         return cosine, _says(cosine)
     ratio = layer.scales.astype(np.float32) / finished.layer.scales.astype(np.float32)
-    wrong = (ratio > MOST_RATIO) | (ratio < 1 / MOST_RATIO)
+    wrong = ((ratio > MOST_RATIO) | (ratio < 1 / MOST_RATIO)) & ~zero_groups(layer)
     if wrong.any():
         row, group = (int(i) for i in np.argwhere(wrong)[0])
         return cosine, (

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import BadInput, EnvironmentFault, Unsupported, UsageError
 from ..hub import find_cached, split_id
-from ..pack import Pack, find_packs, open_pack
+from ..pack import Pack, find_packs, open_pack, weight_file
 from ..shards import read_json
 from ..shipped import NAMES, find_shipped
 
@@ -54,7 +54,7 @@ class Place:
         """Whether the model needs no guidance, and takes none; Klein's packs do not say, and do."""
         index = self.pipeline / INDEX
         said = read_json(index) if index.is_file() else {}
-        return said.get("is_distilled", "_class_name" not in said) is True
+        return said.get("is_distilled", "transformer" not in said) is True
 
     def part(self, name: str) -> Path:
         """The folder of a part."""
@@ -90,7 +90,7 @@ def locate(place: str, *, pipeline: str | None = None, spare: str | None = None)
     else from the source that its manifest names, else from `spare`.
     """
     path = Path(place)
-    packs = [] if not place or (path / INDEX).exists() else find_packs(path)
+    packs = _packs(path) if place else []
     if not packs:
         return Place(place, find_pipeline(place), None)
     pack = open_pack(packs[0])
@@ -99,6 +99,14 @@ def locate(place: str, *, pipeline: str | None = None, spare: str | None = None)
     if _is_complete(pack.folder):
         return Place(place, pack.folder, pack)
     return Place(place, _source_of(pack) or _given(spare, pack), pack)
+
+
+def _packs(path: Path) -> list[Path]:
+    """The packs at a place. A pipeline whose dense weights lie on a grid is a pipeline."""
+    if not (path / INDEX).exists():
+        return find_packs(path)
+    found = weight_file(path)
+    return [path] if found and found[0] != "unpacked" else []
 
 
 def _is_complete(folder: Path) -> bool:

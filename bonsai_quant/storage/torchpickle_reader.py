@@ -2,13 +2,14 @@
 
 A pickle is a program. This walks its opcodes on a small stack of inert records: names are compared,
 nothing is imported or called, and an opcode that torch.save does not need for a flat dict of
-tensors is an error. What is accepted here, torch.load(weights_only=True) accepts as well; hence no
-protocol 4 or 5, whose FRAME and MEMOIZE opcodes torch refuses.
+tensors is an error. What is accepted here, torch.load(weights_only=True) accepts as well, given the
+CPU as map_location; hence no protocol 4 or 5, whose FRAME and MEMOIZE opcodes torch refuses.
 """
 
 from __future__ import annotations
 
 import pickletools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from .torchpickle import MAX_RANK, PickledTensor, Storage
 
 MAX_OPS = 4_000_000
 """Opcodes walked: 36 for each of 100,000 tensors."""
+DEVICES = re.compile(r"cpu|cuda:[0-9]{1,2}", re.ASCII)
+"""Where a tensor was when it was saved. Its bytes are the same."""
 MAX_MARKS = 8
 """Open MARKs; torch.save nests three."""
 HINT = "do not load it; save the tensors anew with torch.save, as a flat dict on the CPU"
@@ -185,7 +188,7 @@ class _Machine:
 
 
 def _storage(pid: object) -> Storage:
-    """Of the persistent id ('storage', class, key, 'cpu', numel)."""
+    """Of the persistent id ('storage', class, key, device, numel)."""
     if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
         raise _Refused("has a persistent id that is not a storage")
     _, kind, key, device, numel = pid
@@ -193,8 +196,8 @@ def _storage(pid: object) -> Storage:
         raise _Refused("has a storage of wrong types")
     if kind not in known.STORAGE_DTYPE:
         raise _Refused(f"has a storage of class {kind}")
-    if device != "cpu":
-        raise _Refused("has a tensor on another device than the CPU")
+    if type(device) is not str or not DEVICES.fullmatch(device):
+        raise _Refused("has a tensor on another device than the CPU or a CUDA GPU")
     return Storage(known.STORAGE_DTYPE[kind], key, numel)
 
 

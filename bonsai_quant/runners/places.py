@@ -54,7 +54,8 @@ class Place:
         """Whether the model needs no guidance, and takes none; Klein's packs do not say, and do."""
         index = self.pipeline / INDEX
         said = read_json(index) if index.is_file() else {}
-        return said.get("is_distilled", "transformer" not in said) is True
+        stub = not isinstance(said, dict) or "transformer" not in said
+        return stub or said.get("is_distilled") is True
 
     def part(self, name: str) -> Path:
         """The folder of a part."""

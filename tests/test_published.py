@@ -122,6 +122,8 @@ def test_they_are_the_same_as_our_own_conversion(made, repo):
 
 @pytest.mark.parametrize("target", FORMAT_NAMES)
 def test_exports_are_equal_bit_for_bit_and_verify(made, tmp_path, target):
+    if target not in models.FORMATS[made.mode]:
+        pytest.skip(f"{target} holds no {made.mode} pack")
     written = {}
     for name, repo in made.repos.items():
         manifest = export(repo, format=target, out=tmp_path / name)

@@ -11,6 +11,7 @@ from . import scoreboard
 from .calibrate import Calibrated
 from .convert import Converted
 from .demo import Demo, Pictures
+from .deployment import published
 from .diff import PackDiff, worst
 from .distill import Distilled
 from .doctor import Finding
@@ -89,12 +90,33 @@ def planned(plan: Plan) -> Answer:
         ("memory", f"at most {megabytes(plan.memory_bytes)} with {plan.threads} threads"),
     ]
     head[1:1] = [("lora", f"{a.path}: {a.summary()}") for a in plan.loras]
+    if plan.child_bytes:
+        head.append(("", f"about {megabytes(plan.child_bytes)} in a process of hqq's own"))
     settings = [(f"  {s.name}", s.value, f"({s.origin})") for s in plan.settings]
     fates = [("  tensor", "n", "shape", "becomes")]
     fates += [(f"  {name}", str(n), shape, act) for name, n, shape, act, _ in grouped(plan.tensors)]
-    files = [(f"  {f.format}/{f.path}", f"{f.size:,} bytes") for f in plan.files if f.exact]
+    files = [
+        (f"  {f.format}/{f.path}", f"{'' if f.exact else 'about '}{f.size:,} bytes")
+        for f in plan.files
+        if f.size
+    ]
     parts = [columns(head), "\nsettings", columns(settings), "", columns(fates, (1,))]
-    return Answer("\n".join([*parts, "\nfiles", columns(files, (1,))]), _plan_data(plan))
+    parts += ["\nfiles", columns(files, (1,)), *_beside_published(plan)]
+    return Answer("\n".join(parts), _plan_data(plan))
+
+
+def _beside_published(plan: Plan) -> list[str]:
+    """Whole deployments of Klein 4B beside those of the whitepaper."""
+    blocks = []
+    for name in plan.beside if plan.info.base == published.BASE else ():
+        sizes = [(f.path, f.size) for f in plan.files if f.format == name]
+        rows = [(f"  {name}", "GB", "published")]
+        rows += [
+            (f"  {part}", f"{size / 1e9:.3f}", "" if said is None else f"{said:.2f}")
+            for part, size, said in published.beside_published(plan.info.mode, name, sizes)
+        ]
+        blocks.append("\n" + columns(rows, (1, 2)))
+    return blocks
 
 
 def _plan_data(plan: Plan) -> dict[str, Any]:
@@ -109,6 +131,7 @@ def _plan_data(plan: Plan) -> dict[str, Any]:
         "source_bytes": plan.source_bytes,
         "output_bytes": plan.output_bytes,
         "memory_bytes": plan.memory_bytes,
+        "child_bytes": plan.child_bytes,
         "threads": plan.threads,
         "settings": [to_json(s) for s in plan.settings],
         "files": [to_json(f) for f in plan.files],

@@ -58,6 +58,7 @@ def choosing(command: Command) -> Command:
         click.option("--revision", help="Branch, tag or commit on the Hub."),
         click.option("--threads", type=int, metavar="N", help="Threads that solve [all cores]."),
         click.option("--max-memory", type=int, metavar="BYTES", help="Refuse if more is needed."),
+        click.option("--transformer-only", is_flag=True, help="No other parts beside the weights."),
         click.option("--strict", is_flag=True, help="Take warnings about the source as errors."),
     ):
         command = option(command)
@@ -144,27 +145,20 @@ def plan(source: str, name: str | None, **options: Any) -> None:
     "-f", "--format", "format_name", required=True, metavar="F", help=f"{', '.join(FORMAT_NAMES)}."
 )
 @click.option("-o", "--out", required=True, metavar="OUT", help="Output folder.")
+@click.option("--pipeline", metavar="P", help="Add its text encoder, VAE and so on [none].")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier pack of this program.")
 @click.option("--threads", type=int, metavar="N", help="Threads [all cores].")
 @common
-def export(
-    pack: str, format_name: str, out: str, overwrite: bool, threads: int | None, **options: Any
-) -> None:
-    """Write PACK in another format; no source is needed and nothing is rounded.
+def export(pack: str, format_name: str, out: str, **options: Any) -> None:
+    """Write PACK in another format; no source is needed and nothing of it is rounded.
 
     \b
     bonsai-quant export packs/bonsai --format unpacked -o dense
+    bonsai-quant export mini-klein-ternary --format mlx --pipeline mini-klein -o packs/mlx
     """
     show = manners(options)
     with progress_bar("exporting", show) as progress:
-        manifest = run_export(
-            pack,
-            format=format_name,
-            out=out,
-            overwrite=overwrite,
-            threads=threads,
-            progress=progress,
-        )
+        manifest = run_export(pack, format=format_name, out=out, progress=progress, **options)
     show(answers.exported(Path(out), manifest))
 
 

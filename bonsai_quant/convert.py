@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .checks import Checks
+from .deployment import Beside
+from .deployment.write import deploy
 from .errors import OutputExists, UsageError
 from .layers import layers_csv
 from .manifest import Manifest, Provenance, measure, source_record
@@ -98,6 +100,7 @@ def convert(
     threads: int | None = None,
     max_memory: int | None = None,
     strict: bool = False,
+    transformer_only: bool = False,
     checks: Checks = Checks(),
     progress: Progress = no_progress,
 ) -> Converted:
@@ -120,6 +123,7 @@ def convert(
         threads=threads,
         max_memory=max_memory,
         strict=strict,
+        transformer_only=transformer_only,
     )
     target = Path(out) if out is not None else default_out(source, work.info.mode)
     return write_packs(
@@ -158,16 +162,28 @@ def write_packs(
                 layers_csv(stats),
                 plan.calibration.sha256 if plan.calibration else None,
             )
-            manifests = _finish(state.writers, made, plan.threads)
+            beside = {
+                f: deploy(staging, f, what, threads=plan.threads, tell=_telling(plan, progress))
+                for f, what in plan.beside.items()
+            }
+            manifests = _finish(state.writers, made, beside, plan.threads)
         staging.commit({f for n, m in manifests.items() for f in state.writers[n].written(m)})
     return Converted(out, manifests, stats)
 
 
-def _finish(writers: dict[str, PackWriter], made: Provenance, threads: int) -> dict[str, Manifest]:
+def _telling(plan: Plan, progress: Progress) -> Callable[[int, int], None]:
+    """Progress of what is no tensor of the plan."""
+    return lambda n_bytes, n_tensors: progress(n_bytes, n_tensors, plan.source_bytes)
+
+
+def _finish(
+    writers: dict[str, PackWriter], made: Provenance, beside: dict[str, Beside], threads: int
+) -> dict[str, Manifest]:
     """Read back and hash all files, in parallel; an interruption does not wait for the rest."""
     with ThreadPoolExecutor(threads) as pool:
         try:
-            finished = pool.map(lambda w: w.finish(made), writers.values())
+            others = [beside.get(name, Beside()) for name in writers]
+            finished = pool.map(lambda w, b: w.finish(made, b), writers.values(), others)
             return dict(zip(writers, finished, strict=True))
         except BaseException:
             for writer in writers.values():

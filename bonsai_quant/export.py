@@ -1,4 +1,4 @@
-"""Another format from a pack in any format: nothing is solved or rounded, no source is needed."""
+"""Another format from a pack in any format: nothing of it is solved or rounded again."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import manifest as manifests
+from .deployment import DEPLOYMENTS, Beside, Deployment, deployments
+from .deployment.write import deploy
 from .errors import BadInput, UsageError
 from .integrity import require_whole
 from .pack import Pack, find_packs, open_pack
 from .packwriter import PackWriter
+from .parts import find_parts
 from .plan import check_formats, check_room, planned_files
 from .recipe import Recipe
+from .runners.places import find_pipeline
 from .schema import PackTensor, Progress, no_progress
 from .settings import choose_threads
 from .storage import fs
@@ -26,6 +30,7 @@ def export(
     *,
     format: str,
     out: str | Path,
+    pipeline: str | None = None,
     overwrite: bool = False,
     threads: int | None = None,
     progress: Progress = no_progress,
@@ -33,6 +38,8 @@ def export(
     """Write the pack at `pack` in another format; OUT is that format's folder itself.
 
     pack: a pack's folder, or what `convert` wrote (the first format in it is read).
+    pipeline: whose other parts go beside the transformer: a path, a shipped model's name, or a Hub
+    id that the cache holds.  Without it the pack holds the transformer only.
     """
     from .convert import check_free
 
@@ -42,12 +49,16 @@ def export(
     check_free(target, overwrite=overwrite)
     require_whole(source, hint="convert again")
     _check_apart(source.folder, target)
-    check_room(sum(f.size for f in planned_files(source.info, [name])), target)
+    others = _others(name, pipeline, target) if pipeline else {}
+    check_room(sum(f.size for f in planned_files(source.info, [name], others)), target)
     with Staging(target, overwrite=overwrite) as staging:
         writer = PackWriter(staging, "", name, source.info, resume=False)
         try:
             rounded = _copy(source, writer, workers, progress)
-            manifest = writer.finish(_provenance(source, rounded))
+            beside = Beside()
+            for what in others.values():
+                beside = deploy(staging, "", what, threads=workers, tell=lambda *_: None)
+            manifest = writer.finish(_provenance(source, rounded), beside)
         finally:
             writer.weights.close()
         staging.commit(writer.written(manifest))
@@ -64,12 +75,30 @@ def the_pack(path: Path) -> Pack:
     return open_pack(folders[0])
 
 
+def _others(name: str, pipeline: str, out: Path) -> dict[str, Deployment]:
+    """What goes beside the transformer."""
+    if name not in DEPLOYMENTS:
+        raise UsageError(
+            f"a pack in the format {name} holds the transformer only", hint="leave --pipeline out"
+        )
+    folder = find_pipeline(pipeline)
+    _check_apart(folder, out)
+    parts = find_parts(folder)
+    if parts is None:
+        raise BadInput(
+            "is no whole pipeline in 16 bits",
+            where=str(folder),
+            hint="give a pipeline's folder as diffusers saves it",
+        )
+    return deployments(parts, [name])
+
+
 def _check_apart(folder: Path, out: Path) -> None:
     here, there = folder.resolve(), out.resolve()
     if here == there or there.is_relative_to(here) or here.is_relative_to(there):
         raise UsageError(
-            f"the output {out} and the pack {folder} overlap",
-            hint="choose an output outside of the pack with -o",
+            f"the output {out} and {folder} overlap",
+            hint="choose an output outside of it with -o",
         )
 
 

@@ -6,8 +6,8 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,8 +72,8 @@ class SourceRecord(pydantic.BaseModel):
     """What the pack was made from. id: on the Hub, or of a shipped model; None for local files.
 
     origin: id, with @revision, of the model that a folded or trained source was made from.
-    license: what the source's own card says.
-    lora: what was merged into it.
+    license: what the source's own card says.  lora: what was merged into it.
+    files: of the transformer, with their sha256.  parts: the same of the pipeline's others.
     """
 
     model_config = _STRICT
@@ -84,6 +84,7 @@ class SourceRecord(pydantic.BaseModel):
     layout: str
     files: list[dict[str, Any]]
     lora: list[LoraRecord] = []
+    parts: list[dict[str, Any]] = []
 
 
 class Counts(pydantic.BaseModel):
@@ -189,6 +190,12 @@ class Provenance:
     calibration: str | None = None
 
 
+def with_parts(made: Provenance, read: Sequence[Mapping[str, Any]]) -> Provenance:
+    """The same, with what was read of the source's other parts: name, size and sha256 each."""
+    source = made.source.model_copy(update={"parts": [dict(r) for r in read]})
+    return replace(made, source=source) if read else made
+
+
 def measure(stats: Sequence[LayerStats]) -> Measured:
     """Sum the layers' measurements up."""
     packed = [s for s in stats if s.action != "keep"]
@@ -267,7 +274,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
 
 def conversion(manifest: Manifest) -> dict[str, Any]:
     """What all formats of one conversion have in common, and no other conversion has."""
-    said = manifest.model_dump(mode="json")
+    said = manifest.model_dump(mode="json", exclude={"source": {"parts"}})
     return {k: said[k] for k in ("base", "mode", "recipe", "source", "measured", "calibration")}
 
 

@@ -13,6 +13,9 @@ TRAIN = ("matplotlib", "pillow")
 LOOK = ("pillow",)
 """What drawing and shrinking pictures needs."""
 
+HQQ = ("hqq", "torch", "transformers", "accelerate")
+"""What makes and runs the text encoder of a gemlite deployment."""
+
 MLX = ("mlx", "mlx-lm", "transformers")
 """What the mlx runner needs."""
 MLX_SINCE = (0, 32, 4)

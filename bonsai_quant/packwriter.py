@@ -9,6 +9,7 @@ import numpy as np
 
 from . import manifest as manifests
 from .card import render_card
+from .deployment import Beside
 from .formats import FORMATS
 from .formats.format import stored_parts
 from .license import CARD
@@ -50,17 +51,21 @@ class PackWriter:
         names = {s.name for s in stored_parts(self.format, tensor, self.info.bits)}
         return names == set(sums) and all(self.weights.holds(n, s) for n, s in sums.items())
 
-    def finish(self, made: manifests.Provenance) -> manifests.Manifest:
-        """Complete the folder: weights to disk and read back, sidecars, then the manifest."""
+    def finish(self, made: manifests.Provenance, beside: Beside = Beside()) -> manifests.Manifest:
+        """Complete the folder: weights to disk and read back, sidecars, then the manifest.
+
+        beside: what else was written into it.
+        """
         path = self.format.weights_path(self.info.mode)
         size, sha256 = self.weights.finish()
-        records = [FileRecord(path, size, sha256)]
+        records = [FileRecord(path, size, sha256), *beside.files]
         small = dict(self.format.sidecars(self.info))
         if made.layers_csv is not None:
             small["layers.csv"] = made.layers_csv
         for path, data in sorted(small.items()):
             records.append(FileRecord(path, len(data), hashlib.sha256(data).hexdigest()))
             self.staging.write_file(self._inside(path), data)
+        made = manifests.with_parts(made, beside.read)
         manifest = manifests.build_manifest(self.format_name, self.info, made, records)
         text = manifest.model_dump_json(indent=2).encode() + b"\n"
         self.staging.write_file(self._inside(CARD), render_card(manifest).encode())

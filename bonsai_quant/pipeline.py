@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterator
 from hashlib import sha256
 from typing import Protocol
 
@@ -22,6 +20,7 @@ from .checks import Checks
 from .errors import BadInput, HubMismatch
 from .hub import discard, download
 from .plan import BLOCK, Plan
+from .pool import Pool
 from .schema import NUMPY_DTYPE, Progress, no_progress
 from .source import Source, SourceFile
 from .storage import fs
@@ -59,7 +58,7 @@ def run(
         )
         for t in plan.tensors
     }
-    total = sum(t.source_bytes for t in plan.tensors)
+    total = plan.source_bytes
     lock = threading.Lock()
 
     def solve(span: Span, data: np.ndarray) -> None:
@@ -71,7 +70,7 @@ def run(
 
     digests: dict[str, str] = {}
     source = download(plan.source)
-    with _Pool(plan.threads) as pool:
+    with Pool(plan.threads) as pool:
         for file in source.files:
             hasher = sha256()
             for span, data in _read(file, plan):
@@ -85,33 +84,6 @@ def run(
     for lora in plan.loras:
         lora.check_unchanged()
     return digests
-
-
-class _Pool:
-    """Threads with a bounded queue; the first failure stops the run."""
-
-    def __init__(self, threads: int) -> None:
-        self.solvers = ThreadPoolExecutor(threads, "solve")
-        self.hasher = ThreadPoolExecutor(1, "hash")
-        self.limit = 2 * (2 * threads + 2)
-        self.pending: deque[Future[None]] = deque()
-
-    def __enter__(self) -> _Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for executor in (self.solvers, self.hasher):
-            executor.shutdown(wait=True, cancel_futures=True)
-
-    def submit(self, call: Callable[..., None], *args: object, hashing: bool = False) -> None:
-        executor = self.hasher if hashing else self.solvers
-        self.pending.append(executor.submit(call, *args))
-        while len(self.pending) > self.limit:
-            self.pending.popleft().result()
-
-    def drain(self) -> None:
-        while self.pending:
-            self.pending.popleft().result()
 
 
 def _read(file: SourceFile, plan: Plan) -> Iterator[tuple[Span | None, np.ndarray]]:

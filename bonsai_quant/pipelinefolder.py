@@ -10,7 +10,8 @@ import numpy as np
 
 from .benchmark import NAME as BENCHMARK
 from .license import CARD
-from .runners.places import INDEX, PARTS, Place
+from .parts import INDEX
+from .runners.places import PARTS, Place
 from .schema import TensorSpec
 from .storage.copies import copy_file
 from .storage.layout import safetensors_layout

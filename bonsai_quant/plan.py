@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .calibration import Calibration, open_calibration
+from .deployment import DEPLOYMENTS, Deployment, child_bytes, deployments, work_bytes
 from .errors import BadInput, EnvironmentFault, Unsupported, UsageError
 from .formats import FORMATS
 from .license import CARD
@@ -48,7 +49,10 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything a conversion needs to know. `tensors` and `info.tensors` are sorted by name."""
+    """Everything a conversion needs to know. `tensors` and `info.tensors` are sorted by name.
+
+    beside: what goes beside the transformer, by format.
+    """
 
     source: Source
     recipe: Recipe
@@ -61,15 +65,22 @@ class Plan:
     settings: tuple[Setting, ...]
     calibration: Calibration | None = None
     loras: tuple[Adapter, ...] = ()
+    beside: Mapping[str, Deployment] = field(default_factory=dict)
 
     @property
     def source_bytes(self) -> int:
         """Bytes that will be read."""
-        return sum(f.size for f in self.source.files)
+        others = sum(d.source_bytes for d in self.beside.values())
+        return sum(f.size for f in self.source.files) + others
+
+    @property
+    def child_bytes(self) -> int:
+        """About what a process beside this one takes, which makes a text encoder; often none."""
+        return max(map(child_bytes, self.beside.values()), default=0)
 
     @property
     def output_bytes(self) -> int:
-        """Bytes of the files whose size is known exactly."""
+        """Bytes of the files, those of unknown size left out."""
         return sum(f.size for f in self.files)
 
 
@@ -87,6 +98,7 @@ def plan(
     threads: int | None = None,
     max_memory: int | None = None,
     strict: bool = False,
+    transformer_only: bool = False,
 ) -> Plan:
     """Decide the fate of every tensor; raises before any work when something cannot be done.
 
@@ -96,11 +108,13 @@ def plan(
     lora: FILE or FILE:SCALE each, added to the weights before they are solved.
     lora_partial: leave out what those files hold for other models, such as the text encoder.
     strict: warnings about the source's index are errors.
+    transformer_only: leave the pipeline's other parts out of the packs.
     """
     used, settings = choose_recipe(recipe, mode, solver)
     chosen = check_formats(parse_formats(formats))
     workers, setting = choose_threads(threads)
-    found = open_source(source, revision=revision, strict=strict)
+    parts = not transformer_only and any(f in DEPLOYMENTS for f in chosen)
+    found = open_source(source, revision=revision, strict=strict, parts=parts)
     _check_base(found, used)
     loras = open_adapters(lora, found.model, partial=lora_partial)
     tensors = _decide(found, used, loras)
@@ -111,15 +125,28 @@ def plan(
     calibrated = _calibration(calibration, used, info, loras)
     memory = peak_memory(info, workers) + merge_memory(tensors, workers)
     memory += guide_memory(info, workers) if calibrated else 0
+    beside = deployments(found.parts, chosen)
+    memory = max(memory, *(PROCESS_BYTES + work_bytes(d, workers) for d in beside.values()), 0)
     if max_memory is not None and max_memory < memory:
         raise UsageError(
             f"--max-memory {max_memory} is too little; this needs {memory} bytes",
             hint="raise it, or use fewer --threads",
         )
-    files = planned_files(info, chosen)
+    files = planned_files(info, chosen, beside)
     origins = (*settings, setting)
     return Plan(
-        found, used, info, tensors, chosen, files, memory, workers, origins, calibrated, loras
+        found,
+        used,
+        info,
+        tensors,
+        chosen,
+        files,
+        memory,
+        workers,
+        origins,
+        calibrated,
+        loras,
+        beside,
     )
 
 
@@ -191,13 +218,17 @@ def explain(plan: Plan, name: str) -> PlannedTensor:
     raise UsageError(f"no tensor {name[:200]!r}{guess}", hint="see the names in `plan --json`")
 
 
-def planned_files(info: PackInfo, formats: Sequence[str]) -> tuple[PlannedFile, ...]:
+def planned_files(
+    info: PackInfo, formats: Sequence[str], beside: Mapping[str, Deployment]
+) -> tuple[PlannedFile, ...]:
     """Every file of every format, with its size."""
     files = []
     for name in formats:
         fmt = FORMATS[name]
         files.append(PlannedFile(name, fmt.weights_path(info.mode), fmt.layout(info).size))
         files += [PlannedFile(name, p, len(b)) for p, b in sorted(fmt.sidecars(info).items())]
+        if name in beside:
+            files += [PlannedFile(name, *entry) for entry in beside[name].sizes()]
         files += [PlannedFile(name, p, 0, exact=False) for p in MEASURED]
     return tuple(files)
 

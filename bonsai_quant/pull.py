@@ -13,7 +13,7 @@ from .hub import (
     Remote,
     bring,
     discard,
-    git_blob,
+    git_hash,
     mismatch,
     read_remote,
     resolve,
@@ -130,5 +130,5 @@ def _fetch(commit: Commit, file: Remote, due: str | None, staging: Staging) -> N
     for announced in (file.sha256, due):
         if announced and sha256 != announced:
             raise mismatch(commit, file, f"has sha256 {sha256}, expected {announced}")
-    if not file.sha256 and file.blob and git_blob(fs.read_small(path)) != file.blob:
+    if not file.sha256 and file.blob and git_hash(fs.read_small(path)) != file.blob:
         raise mismatch(commit, file, f"is not git's {file.blob}, which the Hub announced")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadInput
+from .schema import StoredTensor
 from .storage import fs
 from .storage.safetensors import Header, strict_json
 
@@ -119,6 +120,22 @@ def read_json(path: Path) -> Any:
 def find_index(folder: Path) -> Path | None:
     """The index of a sharded checkpoint, if it has one."""
     return next(iter(sorted(folder.glob(f"*{INDEX_SUFFIX}"))), None)
+
+
+def gather(headers: list[Header]) -> dict[str, StoredTensor]:
+    """The tensors of all files by name; none may stand in two."""
+    tensors: dict[str, StoredTensor] = {}
+    for header in headers:
+        for t in header.tensors:
+            if t.spec.name in tensors:
+                first = tensors[t.spec.name].path.name
+                raise BadInput(
+                    f"stands in {first} too",
+                    hint="keep one of the two files",
+                    where=(header.path, f"tensor {t.spec.name}"),
+                )
+            tensors[t.spec.name] = t
+    return tensors
 
 
 def check_index(index: Path, headers: list[Header], folder: Path, strict: bool) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 from .bases import Model, detect
 from .bases.model import check_config
 from .errors import BadInput, Unsupported, UsageError, printable
+from .parts import Parts, find_parts
 from .schema import StoredTensor
-from .shards import check_index, doubt, find_index, read_json, weight_files
+from .shards import check_index, doubt, find_index, gather, read_json, weight_files
 from .shipped import NAMES, find_shipped
 from .storage.safetensors import Header, read_header
 
@@ -43,6 +44,7 @@ class Source:
     From the Hub: its id, the commit, and the sha256 that the Hub announces, by `SourceFile.name`.
     Its files may still be away: `hub.download` brings them to their paths.
     shipped: its name when it comes with this program.
+    parts: the pipeline's others, when they were asked for and are there.
     """
 
     place: str
@@ -53,6 +55,7 @@ class Source:
     revision: str | None = None
     hub_sha256: Mapping[str, str] = field(default_factory=dict)
     shipped: str | None = None
+    parts: Parts | None = None
 
     @property
     def origin(self) -> str | None:
@@ -78,26 +81,32 @@ class Source:
         return self.hub_id or self.shipped
 
 
-def open_source(place: str, *, revision: str | None = None, strict: bool = False) -> Source:
-    """A path, or `org/name[@revision]` on the Hub, or the bare name of a shipped model."""
+def open_source(
+    place: str, *, revision: str | None = None, strict: bool = False, parts: bool = False
+) -> Source:
+    """A path, or `org/name[@revision]` on the Hub, or the bare name of a shipped model.
+
+    parts: look for the pipeline's other parts, too.
+    """
     path = Path(place)
     if place and os.path.lexists(path):
         if revision is not None:
             raise UsageError(f"{place} is a path: --revision is for the Hub", hint="leave it out")
         log.info("%s is a path on this machine", printable(place))
-        return read_source(path, strict=strict)
+        return replace(read_source(path, strict=strict), parts=find_parts(path) if parts else None)
     if folder := find_shipped(place):
         if revision is not None:
             raise UsageError(f"{place} has no revisions: they are on the Hub", hint="leave it out")
         log.info("%s comes with this program", place)
-        return replace(read_source(folder, strict=strict), place=place, shipped=place)
+        found, others = read_source(folder, strict=strict), find_parts(folder) if parts else None
+        return replace(found, place=place, shipped=place, parts=others)
     from .hub import fetch, split_id
 
     if named := split_id(place):
         name, at = named
         if revision and at and revision != at:
             raise UsageError(f"two revisions: {at!r} and --revision {revision!r}", hint="give one")
-        return fetch(name, revision or at or None, strict=strict)
+        return fetch(name, revision or at or None, strict=strict, parts=parts)
     raise UsageError(
         f"no file, folder or Hub id {place[:300]!r}",
         hint=f"give a path, org/name for the Hub, or {' or '.join(NAMES)}, which comes with this "
@@ -109,7 +118,7 @@ def read_source(path: Path, *, strict: bool = False) -> Source:
     """Recognise a checkpoint file, a transformer folder, or a pipeline folder."""
     folder, files = weight_files(path)
     headers = [read_header(f) for f in files]
-    tensors = _gather(headers)
+    tensors = gather(headers)
     for header in headers:
         _check_fields(header, strict)
     index = find_index(folder) if folder else None
@@ -139,21 +148,6 @@ def _check_fields(header: Header, strict: bool) -> None:
             hint="ask the author what they mean",
             strict=strict,
         )
-
-
-def _gather(headers: list[Header]) -> dict[str, StoredTensor]:
-    tensors: dict[str, StoredTensor] = {}
-    for header in headers:
-        for t in header.tensors:
-            if t.spec.name in tensors:
-                first = tensors[t.spec.name].path.name
-                raise BadInput(
-                    f"stands in {first} too",
-                    hint="keep one of the two files",
-                    where=(header.path, f"tensor {t.spec.name}"),
-                )
-            tensors[t.spec.name] = t
-    return tensors
 
 
 def _check_dtypes(tensors: Mapping[str, StoredTensor]) -> None:

@@ -11,14 +11,15 @@ ROOT = Path(bonsai_quant.__file__).parent
 
 ORDER = (
     "version", "errors", "needs", "schema", "training", "png", "jit", "scenes", "storage",
-    "bases", "shards", "shipped", "hub", "license", "source", "recipe", "settings", "recovery",
-    "checks", "bits", "dense", "guide", "solvers", "calibration", "lora", "formats", "plan",
-    "assembly", "pipeline", "layers", "manifest", "foreign", "ongrid", "pack", "integrity",
-    "card", "packwriter", "resume", "convert", "kernels", "benchmark", "runners", "levels",
-    "verify", "export", "diff", "inspect", "doctor", "tables", "generate", "report", "intervals",
-    "gallery", "grid", "score", "trajectories", "calibrate", "pipelinefolder", "fold", "distill",
-    "recover", "demo", "secrets", "publish", "pull", "scoreboard", "answers", "publications",
-    "ending", "manners", "cli_training", "cli_hub", "cli", "__main__",
+    "bases", "shards", "parts", "shipped", "hub", "license", "source", "recipe", "settings",
+    "recovery", "checks", "bits", "dense", "fourbit", "guide", "solvers", "calibration", "lora",
+    "formats", "pool", "deployment", "plan", "assembly", "pipeline", "layers", "manifest",
+    "foreign", "ongrid", "pack", "integrity", "card", "packwriter", "resume", "convert",
+    "kernels", "benchmark", "runners", "levels", "verify", "export", "diff", "inspect", "doctor",
+    "tables", "generate", "report", "intervals", "gallery", "grid", "score", "trajectories",
+    "calibrate", "pipelinefolder", "fold", "distill", "recover", "demo", "secrets", "publish",
+    "pull", "scoreboard", "answers", "publications", "ending", "manners", "cli_training",
+    "cli_hub", "cli", "__main__",
 )  # fmt: skip
 """A module imports only from those before it. Plan needs the formats, to know every byte."""
 

@@ -1,13 +1,14 @@
 """Make a FLUX.2 Klein shaped transformer checkpoint with synthetic, realistic weights.
 
-    python tools/make_checkpoint.py OUT --size klein-4b
+    python tools/make_checkpoint.py OUT --size klein-4b [--pipeline]
     python tools/make_checkpoint.py OUT.safetensors --size small --layout original
     python tools/make_checkpoint.py OUT.safetensors --from FOLDER
 
 Layout `diffusers` is a pipeline root, OUT/transformer/*, written by diffusers itself; `original`
-is one file with Black Forest Labs' names. Either takes the memory of one model; no text encoder,
-no VAE. A tensor's numbers depend only on (seed, its diffusers name, its shape), so both layouts
-hold the same model, whatever the order, the shards or the threads.
+is one file with Black Forest Labs' names. Either takes the memory of one model. --pipeline adds the
+text encoder, VAE and scheduler of the real pipeline, and a small tokenizer: 8.2 GB. A tensor's
+numbers depend only on (seed, its diffusers name, its shape), so both layouts hold the same model,
+whatever the order, the shards or the threads.
 """
 
 import hashlib
@@ -231,18 +232,25 @@ def read_folder(folder: Path) -> dict[str, torch.Tensor]:
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="bf16")
 @click.option("--shards", "--max-shard-size", help="A number of files, or a size such as 2GB.")
 @click.option("--seed", default=0)
+@click.option("--pipeline", is_flag=True, help="Add text encoder, VAE, scheduler, tokenizer.")
 @click.option("--from", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Write this diffusers folder as one original file instead.")  # fmt: skip
 def main(out: Path, size: str, layout: str, dtype: str, shards: str | None, seed: int,
-         folder: Path | None) -> None:  # fmt: skip
+         pipeline: bool, folder: Path | None) -> None:  # fmt: skip
     """Make a FLUX.2 Klein shaped transformer with synthetic weights in OUT."""
     if out.exists():
         raise click.ClickException(f"{out} exists; remove it or choose another OUT")
+    if pipeline and (folder or layout == "original"):
+        raise click.UsageError("--pipeline is for layout diffusers, a folder")
     limit = int(shards) if shards and shards.isdigit() else shards
     if folder:
         save_file(to_original(read_folder(folder)), out, {"format": "pt"})
     else:
         make(out, size, layout=layout, dtype=dtype, shards=limit, seed=seed)
+    if pipeline:
+        from make_parts import add_parts
+
+        add_parts(out, seed)
     click.echo(out)
 
 

@@ -56,7 +56,10 @@ def read_evidence(folder: Path, manifest: Manifest) -> Evidence:
     said = read_json(path)
     try:
         place = next(
-            i for i, p in enumerate(said["packs"]) if _is_of(p["manifest"] or {}, manifest)
+            i
+            for i, p in enumerate(said["packs"])
+            if p["manifest"]
+            and conversion(Manifest.model_validate(p["manifest"])) == conversion(manifest)
         )
         return _evidence(said, place, folder)
     except StopIteration:
@@ -70,7 +73,7 @@ def read_score(path: Path, manifest: Manifest) -> Score:
     """What `score --json` printed, refused when it is about a pack of another conversion."""
     said = read_json(path)
     try:
-        if not _is_of(said["conversion"] or {}, manifest):
+        if said["conversion"] != conversion(manifest):
             raise BadInput(
                 "is about another pack than this one",
                 where=str(path),
@@ -97,10 +100,6 @@ def _interval(said: dict[str, float | None]) -> str:
         return ""
     value, low, high = (100 * (said[k] or 0) for k in ("value", "low", "high"))
     return f"{value:.1f} % ({low:.1f} to {high:.1f})"
-
-
-def _is_of(theirs: dict[str, Any], mine: Manifest) -> bool:
-    return all(theirs.get(k) == v for k, v in conversion(mine).items())
 
 
 def _evidence(said: dict[str, Any], place: int, folder: Path) -> Evidence:

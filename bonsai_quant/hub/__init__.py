@@ -2,10 +2,11 @@
 
 from .commit import Commit, Remote, find_cached, resolve, split_id
 from .repo import check_login, find_or_open_request, open_repo
-from .transfer import bring, check_small, discard, download, fetch, mismatch
-from .upload import Local, check_remote, git_blob, put, read_remote, wrong_remote
+from .transfer import ABSENT, bring, check_small, discard, download, fetch, git_hash, mismatch
+from .upload import Local, check_remote, put, read_remote, wrong_remote
 
 __all__ = [
+    "ABSENT",
     "Commit",
     "Local",
     "Remote",
@@ -18,7 +19,7 @@ __all__ = [
     "fetch",
     "find_cached",
     "find_or_open_request",
-    "git_blob",
+    "git_hash",
     "mismatch",
     "open_repo",
     "put",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, HubMismatch, HubUnavailable, UsageError
+from ..parts import FOLDERS, INDEX, has_place
 from ..shards import INDEX_SUFFIX
 from . import client
 
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 
 MAX_FILES = 100_000
 MAX_SIZE = 1 << 40
+MAX_COPIED = 256 << 20
+"""Bytes of a tokenizer's file, the largest that is neither weights nor read whole."""
 MAX_SMALL = 16 << 20
 """Bytes of a config or an index; the limit of `fs.read_small`."""
 WEIGHTS = ".safetensors"
@@ -124,6 +127,28 @@ def choose(commit: Commit) -> tuple[Remote, ...]:
     return tuple(sorted(chosen, key=lambda f: f.path))
 
 
+def choose_parts(commit: Commit) -> tuple[Remote, ...]:
+    """The files of the pipeline's other parts, with the index that says what they are."""
+    chosen = [f for f in commit.files if f.path == INDEX or has_place(f.path)]
+    for file in chosen:
+        _check_file(file, commit.place, MAX_SMALL if is_read(file) else MAX_COPIED)
+    return tuple(sorted(chosen, key=lambda f: f.path))
+
+
+def choose_papers(commit: Commit) -> tuple[Remote, ...]:
+    """What says under which licence the weights are: a card may cite it."""
+    named = ("LICENSE", "README.md")
+    chosen = [f for f in commit.files if "/" not in f.path and f.path.startswith(named)]
+    for file in chosen:
+        _check_file(file, commit.place)
+    return tuple(sorted(chosen, key=lambda f: f.path))
+
+
+def is_read(file: Remote) -> bool:
+    """Whether planning reads a file whole: configs and indices."""
+    return file.name in (CONFIG, INDEX) or file.name.endswith(INDEX_SUFFIX)
+
+
 def remember(commit: Commit) -> None:
     """Note in the cache which commit the revision was, so that it is found when offline."""
     ref = _cache(commit.name) / "refs" / (commit.revision or "main")
@@ -202,8 +227,8 @@ def _is_needed(file: Remote) -> bool:
     return file.name == CONFIG or file.name.endswith((WEIGHTS, INDEX_SUFFIX))
 
 
-def _check_file(file: Remote, shown: str) -> None:
-    most = MAX_SIZE if file.name.endswith(WEIGHTS) else MAX_SMALL
+def _check_file(file: Remote, shown: str, most: int = MAX_SMALL) -> None:
+    most = MAX_SIZE if file.name.endswith(WEIGHTS) else most
     if not isinstance(file.size, int) or not 0 <= file.size <= most:
         raise BadInput(
             f"the Hub says {file.size} bytes; 0 to {most} are read", where=(shown, file.path)
@@ -235,7 +260,8 @@ def _cached_sha(name: str, revision: str) -> str:
 def _cached_files(snapshot: Path) -> tuple[Remote, ...]:
     """What a snapshot holds. A link's target is named after the hash that the Hub announced."""
     files = []
-    for path in (*snapshot.glob("*"), *snapshot.glob("transformer/*")):
+    inside = (p for part in ("transformer", *FOLDERS) for p in snapshot.glob(f"{part}/*"))
+    for path in (*snapshot.glob("*"), *inside):
         if path.is_file():
             blob = Path(os.readlink(path)).name if path.is_symlink() else ""
             sha256 = blob if SHA256.fullmatch(blob) else ""

@@ -13,15 +13,27 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import BadInput, BonsaiError, EnvironmentFault, HubMismatch, HubUnavailable
+from ..parts import INDEX, Parts, find_parts, names_klein
 from ..schema import StoredTensor
-from ..shards import INDEX_SUFFIX
+from ..shards import INDEX_SUFFIX, read_json
 from ..source import Source, read_source
 from ..storage import fs
 from ..storage.safetensors import MAX_HEADER, strict_json
 from ..storage.staging import free_bytes
 from ..version import TOOL, __version__
 from . import client
-from .commit import WEIGHTS, Commit, Remote, cache_folder, choose, remember, resolve
+from .commit import (
+    WEIGHTS,
+    Commit,
+    Remote,
+    cache_folder,
+    choose,
+    choose_papers,
+    choose_parts,
+    is_read,
+    remember,
+    resolve,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +43,26 @@ MAGIC_BYTES = 512
 """Enough of a file that is not safetensors to say what it is."""
 
 
-def fetch(name: str, revision: str | None, *, strict: bool = False) -> Source:
+def fetch(name: str, revision: str | None, *, strict: bool = False, parts: bool = False) -> Source:
     """A model on the Hub, from its headers alone. revision: branch, tag or commit.
 
     Its files' paths are where `download` puts them. What is in the cache is not asked for again.
+    parts: look for the pipeline's other parts, too.
     """
     commit = resolve(name, revision or "")
-    files = choose(commit)
-    if all(commit.local(f).is_file() for f in files):
-        found = _read_cached(commit, files, strict=strict)
+    files, others = choose(commit), choose_parts(commit) if parts else ()
+    if all(commit.local(f).is_file() for f in (*files, *others)):
+        found = _read_cached(commit, files, others, strict=strict)
     else:
         with tempfile.TemporaryDirectory() as folder, _named(folder, commit.place):
             mirror = Path(folder, commit.name)
             _copy_headers(commit, files, mirror)
+            _copy_parts(commit, others, mirror)
             found = _moved(read_source(mirror, strict=strict), commit.local(files[0]).parent)
+            if parts:
+                found = replace(found, parts=_moved_parts(find_parts(mirror), mirror, commit))
+    if parts and found.parts is None and client.offline():
+        log.warning("%s: its other parts are not in the cache, packs go without", commit.place)
     hashes = {f.name: f.sha256 for f in files if f.sha256 and f.name.endswith(WEIGHTS)}
     return replace(found, place=commit.place, hub_id=name, revision=commit.sha, hub_sha256=hashes)
 
@@ -54,18 +72,21 @@ def download(source: Source) -> Source:
     if source.hub_id is None or source.revision is None:
         return source
     commit = resolve(source.hub_id, source.revision)
-    files = choose(commit)
-    missing = [f for f in files if not commit.local(f).is_file()]
+    files, others = choose(commit), choose_parts(commit) if source.parts else ()
+    every = dict.fromkeys((*files, *others, *choose_papers(commit)))
+    missing = [f for f in every if not commit.local(f).is_file()]
     _check_room(commit, missing)
     for file in missing:
         bring(commit, file)
-    found = _read_cached(commit, files)
-    if (found.model, found.config) != (source.model, source.config):
+    found = _read_cached(commit, files, others)
+    if (found.model, found.config) != (source.model, source.config) or (
+        found.parts and source.parts and found.parts.encoder != source.parts.encoder
+    ):
         raise HubMismatch(
             "the files are not those whose headers were read", where=source.place, hint="run again"
         )
     remember(replace(commit, revision=source.place.partition("@")[2]))
-    return replace(source, files=found.files)
+    return replace(source, files=found.files, parts=found.parts)
 
 
 def discard(path: Path) -> None:
@@ -92,14 +113,22 @@ def _named(folder: str, shown: str) -> Iterator[None]:
 
 
 def _copy_headers(commit: Commit, files: Iterable[Remote], mirror: Path) -> None:
-    """Files of the real sizes, sparse: the small ones whole, the weights with their headers."""
+    """Files of the real sizes, sparse: configs and indices whole, weights with their headers."""
     for file in files:
-        data = _read_header(commit, file) if file.name.endswith(WEIGHTS) else _whole(commit, file)
+        data = _whole(commit, file) if is_read(file) else b""
+        data = _read_header(commit, file) if file.name.endswith(WEIGHTS) else data
         path = mirror / file.path
         with fs.explained(path, "noting a header"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
             os.truncate(path, file.size)
+
+
+def _copy_parts(commit: Commit, files: Iterable[Remote], mirror: Path) -> None:
+    """The same of a pipeline's other parts; of another pipeline, only what says so."""
+    _copy_headers(commit, (f for f in files if f.path == INDEX), mirror)
+    if (mirror / INDEX).is_file() and names_klein(read_json(mirror / INDEX)):
+        _copy_headers(commit, (f for f in files if f.path != INDEX), mirror)
 
 
 def _read_header(commit: Commit, file: Remote) -> bytes:
@@ -123,10 +152,14 @@ def _range(commit: Commit, file: Remote, start: int, stop: int) -> bytes:
     )
 
 
+def git_hash(data: bytes) -> str:
+    """The name that git gives to a file of this content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
 def check_small(data: bytes, commit: Commit, file: Remote) -> None:
     """Compare a small file with the hash that git gave it, or the large-file store."""
-    git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-    found = hashlib.sha256(data).hexdigest() if file.sha256 else git
+    found = hashlib.sha256(data).hexdigest() if file.sha256 else git_hash(data)
     announced = file.sha256 or file.blob
     if announced and found != announced:
         raise mismatch(commit, file, f"has hash {found}, the Hub announced {announced}")
@@ -156,24 +189,54 @@ def _moved(source: Source, folder: Path) -> Source:
     return replace(source, files=files, model=replace(source.model, tensors=tensors))
 
 
-def _read_cached(commit: Commit, files: tuple[Remote, ...], *, strict: bool = False) -> Source:
+def _moved_parts(parts: Parts | None, mirror: Path, commit: Commit) -> Parts | None:
+    """The same for a pipeline's other parts."""
+    if parts is None:
+        return None
+    snapshot, encoder = commit.snapshot, parts.encoder
+
+    def at(stored: StoredTensor) -> StoredTensor:
+        return replace(stored, path=snapshot / stored.path.relative_to(mirror))
+
+    moved = replace(
+        encoder,
+        folder=snapshot / encoder.folder.relative_to(mirror),
+        tensors=tuple(at(t) for t in encoder.tensors),
+        unused=tuple(at(t) for t in encoder.unused),
+    )
+    files = tuple(replace(f, path=snapshot / f.name, identity=ABSENT) for f in parts.files)
+    return _announced(replace(parts, files=files, encoder=moved), commit)
+
+
+def _announced(parts: Parts, commit: Commit) -> Parts:
+    """With the hashes that the Hub announces."""
+    hashes = {f.path: f.sha256 or f.blob for f in commit.files}
+    files = tuple(replace(f, announced=hashes.get(f.name, "")) for f in parts.files)
+    return replace(parts, files=files)
+
+
+def _read_cached(
+    commit: Commit, files: tuple[Remote, ...], others: tuple[Remote, ...], *, strict: bool = False
+) -> Source:
     """The source in the cache. Its weights are hashed here only when they make no sense."""
-    for file in files:
+    for file in (*files, *others):
         path = commit.local(file)
         if path.stat().st_size != file.size:
             raise mismatch(
                 commit, file, f"is {path.stat().st_size} bytes, the Hub announced {file.size}"
             )
-        if not file.name.endswith(WEIGHTS):
+        if is_read(file):
             check_small(fs.read_small(path), commit, file)
     folder = commit.local(files[0]).parent
     _check_shards(commit, files)
     try:
-        return read_source(folder, strict=strict)
+        found = read_source(folder, strict=strict)
+        parts = find_parts(commit.snapshot) if others else None
     except BadInput:
-        for file in files:
+        for file in (*files, *others):
             _check_large(commit, file)
         raise
+    return replace(found, parts=_announced(parts, commit) if parts else None)
 
 
 def _check_large(commit: Commit, file: Remote) -> None:

@@ -6,7 +6,6 @@ it, where an interrupted run leaves them and the next one finds them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Collection, Sequence
@@ -19,7 +18,7 @@ from ..storage import fs
 from ..version import TOOL, __version__
 from . import client
 from .commit import Commit, Remote, resolve
-from .transfer import check_small
+from .transfer import check_small, git_hash
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +40,7 @@ class Local:
     def blob(self) -> str:
         """The name that git gives a small file."""
         data = self.content if isinstance(self.content, bytes) else fs.read_small(self.content)
-        return git_blob(data)
-
-
-def git_blob(data: bytes) -> str:
-    """git's hash of a file's content."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        return git_hash(data)
 
 
 def put(

@@ -178,6 +178,7 @@ def _planned(
         calibration=given.calibration if said and said.calibration else None,
         lora=given.lora,
         lora_partial=said is not None and any(a.ignored for a in said.source.lora),
+        transformer_only=True,
     )
 
 

@@ -13,11 +13,10 @@ from typing import Any
 from ..errors import BadInput, EnvironmentFault, Unsupported, UsageError
 from ..hub import find_cached, split_id
 from ..pack import Pack, find_packs, open_pack, weight_file
+from ..parts import CLASS, INDEX
 from ..shards import read_json
 from ..shipped import NAMES, find_shipped
 
-INDEX = "model_index.json"
-CLASS = "Flux2KleinPipeline"
 PARTS = {
     "scheduler": ("FlowMatchEulerDiscreteScheduler",),
     "text_encoder": ("Qwen3ForCausalLM",),
@@ -51,11 +50,16 @@ class Place:
 
     @property
     def distilled(self) -> bool:
-        """Whether the model needs no guidance, and takes none; Klein's packs do not say, and do."""
+        """Whether the model needs no guidance, and takes none; packs say so only if it does."""
         index = self.pipeline / INDEX
         said = read_json(index) if index.is_file() else {}
-        stub = not isinstance(said, dict) or "transformer" not in said
-        return stub or said.get("is_distilled") is True
+        said = said if isinstance(said, dict) else {}
+        return said.get("is_distilled", self.brings_all) is True
+
+    @property
+    def brings_all(self) -> bool:
+        """Whether the other parts are those of a pack: its own, or another's."""
+        return weight_file(self.pipeline) is not None and not _is_pipeline(self.pipeline)
 
     def part(self, name: str) -> Path:
         """The folder of a part."""
@@ -91,7 +95,7 @@ def locate(place: str, *, pipeline: str | None = None, spare: str | None = None)
     else from the source that its manifest names, else from `spare`.
     """
     path = Path(place)
-    packs = _packs(path) if place else []
+    packs = [] if not place or _is_pipeline(path) else find_packs(path)
     if not packs:
         return Place(place, find_pipeline(place), None)
     pack = open_pack(packs[0])
@@ -102,12 +106,10 @@ def locate(place: str, *, pipeline: str | None = None, spare: str | None = None)
     return Place(place, _source_of(pack) or _given(spare, pack), pack)
 
 
-def _packs(path: Path) -> list[Path]:
-    """The packs at a place. A pipeline whose dense weights lie on a grid is a pipeline."""
-    if not (path / INDEX).exists():
-        return find_packs(path)
-    found = weight_file(path)
-    return [path] if found and found[0] != "unpacked" else []
+def _is_pipeline(folder: Path) -> bool:
+    """Whether a folder is a pipeline as diffusers saves one, and not a pack that has an index."""
+    found = weight_file(folder)
+    return (folder / INDEX).exists() and (found is None or found[0] == "unpacked")
 
 
 def _is_complete(folder: Path) -> bool:
@@ -138,8 +140,13 @@ def find_pipeline(place: str) -> Path:
     """The folder of a pipeline: a path, a shipped name, or a Hub id that the cache holds."""
     if not place or not os.path.lexists(place):
         return _named(place)
-    check_pipeline(Path(place))
-    return Path(place)
+    path = Path(place)
+    if not _is_pipeline(path):
+        packs = [p for p in find_packs(path) if _is_complete(p)]
+        path = packs[0] if packs else path
+    if _is_pipeline(path) or not _is_complete(path):
+        check_pipeline(path)
+    return path
 
 
 def _named(name: str) -> Path:

@@ -56,4 +56,4 @@ def _transformer_bytes(place: Place) -> int:
 
 
 def _stored_bytes(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+    return sum(f.stat().st_size for f in folder.iterdir() if f.suffix in (".safetensors", ".pt"))

@@ -9,18 +9,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..dense import weights
-from ..errors import BadInput, EnvironmentFault, UsageError
+from ..errors import BadInput, EnvironmentFault
 from ..needs import RUN, install, require
 from ..pack import Pack
 from ..schema import PictureSettings
+from .encoders import QUANTIZED, load_quantized
 from .loading import loading, one_line
-from .places import locate
+from .places import Place, locate
+from .words import load_tokenizer
 
 if TYPE_CHECKING:
     from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
@@ -40,21 +42,38 @@ def open_pipeline(place: str | Path, *, pipeline: str | None = None) -> Flux2Kle
     from diffusers import Flux2KleinPipeline
 
     found = locate(str(place), pipeline=pipeline)
-    if found.pack is not None and found.pipeline == found.pack.folder:
-        raise UsageError(
-            "its text encoder is quantized for its own runner, and diffusers needs the original",
-            where=found.name,
-            hint="pass --pipeline FOLDER",
-        )
     given = {} if found.pack is None else {"transformer": dense_transformer(found.pack)}
     with quiet(), loading("diffusers", found.pipeline):
-        pipe = Flux2KleinPipeline.from_pretrained(
-            found.pipeline, local_files_only=True, use_safetensors=True, **given
-        )
+        if found.brings_all:
+            pipe = Flux2KleinPipeline(**given, **_parts(found), is_distilled=found.distilled)
+        else:
+            pipe = Flux2KleinPipeline.from_pretrained(
+                found.pipeline, local_files_only=True, use_safetensors=True, **given
+            )
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.text_encoder, pipe.transformer, pipe.vae):
         part.float()  # exact: they are stored in 16 bits
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _parts(place: Place) -> dict[str, Any]:
+    """The parts that a deployment brings; its text encoder stays in its 4 bits, to save memory."""
+    import torch
+    from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler
+    from transformers import Qwen3Model
+
+    local = {"local_files_only": True}
+    text, scheduler = place.part("text_encoder"), place.pipeline / "scheduler"
+    return {
+        "scheduler": FlowMatchEulerDiscreteScheduler.from_pretrained(scheduler, **local)
+        if scheduler.is_dir()
+        else FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        "text_encoder": load_quantized(text, torch.float32, torch.device("cpu"))
+        if text.name in QUANTIZED
+        else Qwen3Model.from_pretrained(text, use_safetensors=True, **local),
+        "tokenizer": load_tokenizer(place.part("tokenizer")),
+        "vae": AutoencoderKLFlux2.from_pretrained(place.part("vae"), use_safetensors=True, **local),
+    }
 
 
 def check_packages() -> None:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import Unsupported
 from ..integrity import held
 from ..storage.safetensors import read_header
 from . import memory
+from .encoders import QUANTIZED, load_quantized
 from .loading import loading
 from .places import Place
 from .references import Reference, places, with_references
@@ -118,12 +118,8 @@ class TorchRunner:
         from transformers import Qwen3Config, Qwen3Model
 
         folder = self.place.part("text_encoder")
-        if folder.name != "text_encoder":
-            raise Unsupported(
-                "is quantized for another runner",
-                where=str(folder),
-                hint="pass --pipeline FOLDER with the original, or --backend mlx",
-            )
+        if folder.name in QUANTIZED:
+            return load_quantized(folder, self.dtype, self.device)
         config = Qwen3Config.from_pretrained(folder, local_files_only=True)
         # What comes after the last layer that is read does not matter; the very last is normed.
         config.num_hidden_layers = min(config.num_hidden_layers, READ_LAYERS[-1] + 1)

@@ -14,7 +14,7 @@ PIECE = 8 << 20
 
 
 def copy_file(staging: Staging, relative: str, source: Path) -> tuple[int, str]:
-    """Copy in pieces, force to disk, and read back; -> size and sha256.
+    """Copy in pieces, force to disk and read back; -> size and sha256.
 
     What an interrupted run left of it is replaced.
     """
@@ -26,15 +26,19 @@ def copy_file(staging: Staging, relative: str, source: Path) -> tuple[int, str]:
         path = staging.path / relative
         try:
             for at in range(0, info.st_size, PIECE):
-                data = fs.pread(read, min(PIECE, info.st_size - at), at, source)
+                data = bytes(fs.pread(read, min(PIECE, info.st_size - at), at, source))
                 digest.update(data)
-                fs.pwrite_all(write, bytes(data), at, path)
-            fs.fsync(write, path)
-            written = fs.sha256_fd(write, path)
+                fs.pwrite_all(write, data, at, staging.path / relative)
+            settle(write, info.st_size, digest.hexdigest(), staging.path / relative)
         finally:
             os.close(write)
+        return info.st_size, digest.hexdigest()
     finally:
         os.close(read)
-    if written != (info.st_size, digest.hexdigest()):
+
+
+def settle(fd: int, size: int, sha256: str, path: Path) -> None:
+    """Force a written file to disk; refuse it when it does not read back as what was meant."""
+    fs.fsync(fd, path)
+    if fs.sha256_fd(fd, path) != (size, sha256):
         raise VerificationFailed(fs.READS_BACK, where=str(path), hint="use another disk")
-    return written

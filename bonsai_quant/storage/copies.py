@@ -28,8 +28,8 @@ def copy_file(staging: Staging, relative: str, source: Path) -> tuple[int, str]:
             for at in range(0, info.st_size, PIECE):
                 data = bytes(fs.pread(read, min(PIECE, info.st_size - at), at, source))
                 digest.update(data)
-                fs.pwrite_all(write, data, at, staging.path / relative)
-            settle(write, info.st_size, digest.hexdigest(), staging.path / relative)
+                fs.pwrite_all(write, data, at, path)
+            settle(write, info.st_size, digest.hexdigest(), path)
         finally:
             os.close(write)
         return info.st_size, digest.hexdigest()

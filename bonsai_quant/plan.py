@@ -123,31 +123,32 @@ def plan(
         found.model.base, used.mode, dict(found.config), tuple(t.tensor for t in tensors)
     )
     calibrated = _calibration(calibration, used, info, loras)
-    memory = peak_memory(info, workers) + merge_memory(tensors, workers)
-    memory += guide_memory(info, workers) if calibrated else 0
     beside = deployments(found.parts, chosen)
-    memory = max(memory, *(PROCESS_BYTES + work_bytes(d, workers) for d in beside.values()), 0)
+    memory = _memory(info, tensors, workers, calibrated, beside)
     if max_memory is not None and max_memory < memory:
         raise UsageError(
             f"--max-memory {max_memory} is too little; this needs {memory} bytes",
             hint="raise it, or use fewer --threads",
         )
-    files = planned_files(info, chosen, beside)
-    origins = (*settings, setting)
+    files, origins = planned_files(info, chosen, beside), (*settings, setting)
     return Plan(
-        found,
-        used,
-        info,
-        tensors,
-        chosen,
-        files,
-        memory,
-        workers,
-        origins,
-        calibrated,
-        loras,
+        found, used, info, tensors, chosen, files, memory, workers, origins, calibrated, loras,
         beside,
-    )
+    )  # fmt: skip
+
+
+def _memory(
+    info: PackInfo,
+    tensors: Sequence[PlannedTensor],
+    threads: int,
+    calibrated: Calibration | None,
+    beside: Mapping[str, Deployment],
+) -> int:
+    """Bytes at the worst moment: of the transformer, or of what goes beside it afterwards."""
+    solving = peak_memory(info, threads) + merge_memory(tensors, threads)
+    solving += guide_memory(info, threads) if calibrated else 0
+    others = [PROCESS_BYTES + work_bytes(d, threads) for d in beside.values()]
+    return max(solving, *others, 0)
 
 
 def _calibration(

@@ -9,7 +9,7 @@ import logging
 import pytest
 from huggingface_hub import constants
 from test_convert import hashes
-from test_hub import NAME, cache, remote  # noqa: F401
+from test_hub import NAME, remote  # noqa: F401
 
 from bonsai_quant import convert, plan, verify
 from bonsai_quant.errors import BadInput, HubMismatch

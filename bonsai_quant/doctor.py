@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from .needs import LOOK, MLX, RUN, install, installed, missing, mlx_is_new
+from .needs import HQQ, LOOK, MLX, RUN, install, installed, missing, mlx_is_new
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ def doctor() -> tuple[Finding, ...]:
         ),
         _mlx(),
         _gemlite(),
+        _needs("convert: the text encoder of gemlite packs in 4 bits", HQQ, "gemlite"),
         _needs("runner torch: generate, score, verify (step, image)", (*RUN, *LOOK), "run"),
         _memory(),
         _disk(),

@@ -18,6 +18,9 @@ def small(shipped, monkeypatch):
     """The stand-in in mini-klein's place, and few pictures."""
     monkeypatch.setattr(module, "PROMPTS", 1)
     monkeypatch.setattr(module, "IMAGES", 1)
+    real = needs.installed
+    # hqq takes seconds to import; tests of deployments have it.
+    monkeypatch.setattr(needs, "installed", lambda name: None if name == "hqq" else real(name))
 
 
 @pytest.fixture

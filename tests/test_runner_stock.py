@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("no_network")
 def made(standin, tmp_path_factory):
     """All formats of the stand-in, in ternary; the manifest cannot name their source."""
     out = tmp_path_factory.mktemp("made") / "out"
-    convert(str(standin), mode="ternary", formats=FORMATS, out=out)
+    convert(str(standin), mode="ternary", formats=FORMATS, out=out, transformer_only=True)
     return out
 
 

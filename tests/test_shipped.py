@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("shipped")
 def test_the_name_is_a_source(tmp_path):
     work = plan(NAME, mode="ternary")
     assert (work.source.place, work.source.id, work.source.revision) == (NAME, NAME, None)
-    made = convert(NAME, mode="ternary", out=tmp_path / "out")
+    made = convert(NAME, mode="ternary", out=tmp_path / "out", transformer_only=True)
     assert not verify(tmp_path / "out", against=NAME).failed
     assert dict(inspect(tmp_path / "out/bonsai")[0].facts)["source"] == NAME
     assert dict(inspect(NAME)[0].facts)["base"] == made.manifests["bonsai"].base

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from .deployment import DEPLOYMENTS
 from .errors import BadInput, Unsupported, first_problem
 from .license import CARD, License, read_license
 from .lora import Adapter
@@ -294,6 +295,8 @@ def rebuild(manifest: Manifest | None, source: str | None = None) -> str:
     words += ["--recipe", "recipe.yaml"] if manifest.recipe.get("layers") else []
     for lora in said.lora:
         words += ["--lora", f"{lora.name}:{lora.scale:g}"]
+    words += ["--format", manifest.format]
+    words += [] if said.parts or manifest.format not in DEPLOYMENTS else ["--transformer-only"]
     return shlex.join([*words, "-o", "packs"])
 
 

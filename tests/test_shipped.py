@@ -9,7 +9,13 @@ import models
 import pytest
 
 from bonsai_quant import convert, inspect, plan, shipped, verify
+from bonsai_quant.benchmark import read_benchmark
 from bonsai_quant.errors import EnvironmentFault, UsageError
+from bonsai_quant.gallery import judge, make_task, shrink
+from bonsai_quant.levels.images import LEAST_PSNR, psnr
+from bonsai_quant.runners import open_runner
+from bonsai_quant.runners.places import find_pipeline, locate
+from bonsai_quant.runners.runner import paint
 from bonsai_quant.source import open_source
 
 NAME = "mini-klein"
@@ -75,9 +81,6 @@ def test_an_installation_without_it_says_so(tmp_path, monkeypatch):
 
 
 def test_the_model_in_this_package_is_whole(monkeypatch):
-    from bonsai_quant.benchmark import read_benchmark
-    from bonsai_quant.runners.places import find_pipeline
-
     monkeypatch.undo()
     folder = find_pipeline(NAME)
     assert read_benchmark(folder).world == "small"
@@ -85,6 +88,22 @@ def test_the_model_in_this_package_is_whole(monkeypatch):
     stored = [p for p in folder.rglob("*") if p.is_file()]
     assert not [p.name for p in stored if p.suffix in (".bin", ".pt", ".py", ".pkl")]
     assert sum(p.stat().st_size for p in stored) < 50_000_000
+
+
+@pytest.mark.parametrize("pack", shipped.PACKS)
+def test_the_packs_in_this_package_paint_what_is_asked(pack, monkeypatch):
+    """One caption of each category, by both runners: the same pictures, and nearly all right."""
+    pytest.importorskip("mlx_lm")
+    monkeypatch.undo()
+    place = locate(pack)
+    benchmark = read_benchmark(place.pipeline)
+    task = make_task(benchmark, "test", per_category=1, images=1, seed=0)
+    by = {name: paint(open_runner(place, name), task.texts, task.seeds, benchmark.settings).pictures
+          for name in ("torch", "mlx")}  # fmt: skip
+    assert min(psnr(a, b) for a, b in zip(by["torch"], by["mlx"], strict=True)) >= LEAST_PSNR
+    for pictures in by.values():
+        small = shrink(pictures, benchmark.scenery.pixels)[:, None]
+        assert judge(small, task.prompts, benchmark.scenery).passed.sum() >= 5
 
 
 def test_weights_of_the_package_are_not_ignored():

@@ -81,10 +81,14 @@ def copy_floor(source: Path, sizes: list[int], work: Path) -> None:
 def time_converts(source: Path, work: Path, mode: Mode, rounds: int) -> dict[str, Any]:
     """Conversions and their floor in turn; -> medians and their ratio."""
     weights = next(source.rglob("*.safetensors"))
-    sizes = [f.size for f in plan(str(source), mode=mode, formats=FORMATS).files if f.size > 1e6]
+    sizes = [
+        f.size
+        for f in plan(str(source), mode=mode, formats=FORMATS, transformer_only=True).files
+        if f.size > 1e6
+    ]
     out = work / "out"
     convert = [sys.executable, "-m", "bonsai_quant", "convert", str(source), "--mode", mode,
-               "-o", str(out), "--format", ",".join(FORMATS)]  # fmt: skip
+               "--transformer-only", "-o", str(out), "--format", ",".join(FORMATS)]  # fmt: skip
     floor = [sys.executable, __file__, "--floor", str(weights), *map(str, sizes),
              "--work", str(work)]  # fmt: skip
     runs: dict[str, list[dict[str, float]]] = {"convert": [], "floor": []}

@@ -17,12 +17,12 @@ from .hub import (
     check_login,
     check_remote,
     find_or_open_request,
+    is_there,
     open_repo,
     put,
     read_remote,
     resolve,
     split_id,
-    wrong_remote,
 )
 from .license import CARD, License, named
 from .manifest import BESIDE, GALLERY, Manifest, is_of_this_program, parse_manifest
@@ -147,14 +147,16 @@ def _send(
     user = check_login()
     repo = open_repo(what.repo, private=private)
     digest = next(f.sha256 for f in what.files if f.path == MANIFEST)
-    if create_pr and wrong_remote(resolve(repo.name, ""), what.files):
-        title = f"Publish {what.pack.info.mode} {what.pack.format.name} pack {digest[:12]}"
-        revision = find_or_open_request(repo.name, user, title)
+    message = f"Publish {what.pack.info.mode} {what.pack.format.name} pack {digest[:12]}"
+    if create_pr:
+        main = resolve(repo.name, "")
+        if not is_there(main, what.files, _ours(main)):
+            revision = find_or_open_request(repo.name, user, message)
     commit, made = put(
         repo.name,
         revision,
         what.files,
-        message=f"{what.pack.info.mode} {what.pack.format.name} pack {digest[:12]}",
+        message=message,
         ours=_ours,
         into_existing=into_existing,
     )

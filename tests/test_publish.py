@@ -242,6 +242,20 @@ def test_a_lost_answer_makes_no_second_request(pack, remote):
     assert on_hub(remote) == {} and on_hub(remote, made.ref) == listed(pack)
 
 
+def test_a_pull_request_takes_old_files_out_too(pack, remote):
+    """Even when main lacks nothing of the new version."""
+    send(pack)
+    manifest = json.loads((pack / "manifest.json").read_text())
+    old = manifest["files"] + [
+        {**manifest["files"][0], "path": "old.txt", "remote_path": "old.txt"}
+    ]
+    before = remote.files() | {"old.txt": b"old"}
+    remote.create(before | {"manifest.json": json.dumps(manifest | {"files": old}).encode()})
+    made = send(pack, create_pr=True)
+    assert (made.made, made.ref) == (True, "refs/pr/1")
+    assert "old.txt" in on_hub(remote) and on_hub(remote, made.ref) == listed(pack)
+
+
 def test_no_pull_request_for_what_is_there(pack, remote):
     send(pack)
     assert not send(pack, create_pr=True).made

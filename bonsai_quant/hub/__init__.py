@@ -3,7 +3,7 @@
 from .commit import Commit, Remote, find_cached, resolve, split_id
 from .repo import check_login, find_or_open_request, open_repo
 from .transfer import ABSENT, bring, check_small, discard, download, fetch, git_hash, mismatch
-from .upload import Local, check_remote, put, read_remote, wrong_remote
+from .upload import Local, check_remote, is_there, put, read_remote
 
 __all__ = [
     "ABSENT",
@@ -20,11 +20,11 @@ __all__ = [
     "find_cached",
     "find_or_open_request",
     "git_hash",
+    "is_there",
     "mismatch",
     "open_repo",
     "put",
     "read_remote",
     "resolve",
     "split_id",
-    "wrong_remote",
 ]

@@ -62,15 +62,24 @@ def put(
     def attempt() -> tuple[Commit, bool]:
         before = resolve(repo, revision)
         mine = ours(before)
-        stale = {f.path for f in before.files} & set(mine) - {f.path for f in files}
-        if not stale and not wrong_remote(before, files):
+        if is_there(before, files, mine):
             return before, False
         if not into_existing:
             _check_foreign(before, files, mine)
-        sha = _send(before, files, sorted(stale), message)
+        sha = _send(before, files, _stale(before, files, mine), message)
         return resolve(repo, sha), True
 
     return client.patiently(attempt, f"{repo}@{revision}" if revision else repo)
+
+
+def is_there(commit: Commit, files: Sequence[Local], ours: Collection[str]) -> bool:
+    """Whether a commit holds these files, and nothing else of what this program put there."""
+    return not _stale(commit, files, ours) and not wrong_remote(commit, files)
+
+
+def _stale(commit: Commit, files: Sequence[Local], ours: Collection[str]) -> list[str]:
+    """What an earlier publication brought and this one does not have."""
+    return sorted({f.path for f in commit.files} & set(ours) - {f.path for f in files})
 
 
 def wrong_remote(commit: Commit, files: Sequence[Local]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from .hub import (
     Commit,
     Remote,
     bring,
+    check_cache_room,
     discard,
     git_hash,
     mismatch,
@@ -25,7 +27,7 @@ from .plan import check_room
 from .schema import Progress, no_progress
 from .storage import fs
 from .storage.copies import copy_file
-from .storage.staging import Staging
+from .storage.staging import Staging, same_disk
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +72,10 @@ def pull(
     commit = resolve(name, revision or at)
     manifest = _manifest(commit)
     files = _wanted(commit, manifest)
-    total = sum(f.size for f in files)
-    check_room(total, target)
-    due = {f.path: f.sha256 for f in manifest.files} if manifest else {}
     missing = [f for f in files if not commit.local(f).exists()]
+    _check_room(commit, files, missing, target)
+    total = sum(f.size for f in files)
+    due = {f.path: f.sha256 for f in manifest.files} if manifest else {}
     with Staging(target, overwrite=overwrite) as staging:
         for file in files:
             _fetch(commit, file, due.get(file.path), staging)
@@ -82,6 +84,15 @@ def pull(
     for file in missing:
         discard(commit.local(file))
     return Pulled(target, name, commit.sha, manifest, len(files), total)
+
+
+def _check_room(
+    commit: Commit, files: Sequence[Remote], missing: Sequence[Remote], out: Path
+) -> None:
+    """The files stand in the cache and in the output, until the output is whole."""
+    check_cache_room(commit, missing)
+    both = same_disk(commit.snapshot, out)
+    check_room(sum(f.size for f in (*files, *(missing if both else ()))), out)
 
 
 def _manifest(commit: Commit) -> Manifest | None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from faults.harness import in_child
 from bonsai_quant import convert, pull, verify
 from bonsai_quant.errors import (
     BadInput,
+    EnvironmentFault,
     HubConflict,
     HubDenied,
     HubMismatch,
@@ -23,6 +25,7 @@ from bonsai_quant.errors import (
     OutputExists,
     UsageError,
 )
+from bonsai_quant.plan import SLACK_BYTES
 
 REPO, WEIGHTS = "me/model", "model.safetensors"
 
@@ -171,6 +174,16 @@ def edited(pack: Path, change) -> dict[str, bytes]:
 def test_a_manifest_that_lies(pack, remote, tmp_path, change, error, text):
     remote.commit(edited(pack, change))
     refused(remote, error, text, tmp_path / "back")
+
+
+@pytest.mark.parametrize(("one_disk", "times"), [(True, 2), (False, 1)])
+def test_room_for_the_cache_and_the_output(pack, remote, tmp_path, monkeypatch, one_disk, times):
+    size = sum(len(d) for d in contents(pack).values())
+    pulling, planning = (sys.modules[f"bonsai_quant.{m}"] for m in ("pull", "plan"))
+    monkeypatch.setattr(pulling, "same_disk", lambda a, b: one_disk)
+    monkeypatch.setattr(planning, "free_bytes", lambda path: times * size)
+    need = f"needs {times * size + SLACK_BYTES} bytes"
+    refused(remote, EnvironmentFault, need, tmp_path / "back")
 
 
 def test_an_output_that_is_there(pack, remote, tmp_path):

@@ -40,8 +40,10 @@ def render_card(
 
     text = files("bonsai_quant.card").joinpath("card.md").read_text("utf-8")
     made = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, newline_sequence="\n")
-    title, original = ORIGINALS.get(manifest.base, (manifest.source.id or manifest.base, None))
-    said = license or manifest.source.license
+    source = manifest.source
+    own = source.id or source.origin or manifest.base
+    title, original = ORIGINALS.get(manifest.base, (own, None))
+    said = license or source.license
     return made.from_string(text).render(
         yaml=_yaml(manifest, said),
         m=manifest,

@@ -2,7 +2,17 @@
 
 from .commit import Commit, Remote, find_cached, resolve, split_id
 from .repo import check_login, find_or_open_request, open_repo
-from .transfer import ABSENT, bring, check_small, discard, download, fetch, git_hash, mismatch
+from .transfer import (
+    ABSENT,
+    bring,
+    check_cache_room,
+    check_small,
+    discard,
+    download,
+    fetch,
+    git_hash,
+    mismatch,
+)
 from .upload import Local, check_remote, is_there, put, read_remote
 
 __all__ = [
@@ -11,6 +21,7 @@ __all__ = [
     "Local",
     "Remote",
     "bring",
+    "check_cache_room",
     "check_login",
     "check_remote",
     "check_small",

@@ -75,7 +75,7 @@ def download(source: Source) -> Source:
     files, others = choose(commit), choose_parts(commit) if source.parts else ()
     every = dict.fromkeys((*files, *others, *choose_papers(commit)))
     missing = [f for f in every if not commit.local(f).is_file()]
-    _check_room(commit, missing)
+    check_cache_room(commit, missing)
     for file in missing:
         bring(commit, file)
     found = _read_cached(commit, files, others)
@@ -261,7 +261,8 @@ def _check_shards(commit: Commit, files: tuple[Remote, ...]) -> None:
                 )
 
 
-def _check_room(commit: Commit, missing: Iterable[Remote]) -> None:
+def check_cache_room(commit: Commit, missing: Iterable[Remote]) -> None:
+    """Refuse a download that the cache's disk cannot take."""
     need, have = sum(f.size for f in missing), free_bytes(commit.snapshot)
     if need > have:
         raise EnvironmentFault(

@@ -223,6 +223,11 @@ def free_bytes(folder: Path) -> int:
     return info.f_bavail * info.f_frsize
 
 
+def same_disk(a: Path, b: Path) -> bool:
+    """Whether what is written to both takes room from the same file system."""
+    return os.stat(_nearest(a)).st_dev == os.stat(_nearest(b)).st_dev
+
+
 def check_writable(out: Path) -> None:
     """Refuse early when nothing can be created where the output will stand."""
     at = _nearest(out.parent)

@@ -220,6 +220,7 @@ def test_what_the_hub_refuses(pack, remote, pattern, faults, error, text):
         ("POST .*/verify", drop),
         ("POST .*/commit/", status(504)),
         ("POST .*/commit/", status(429, Retry_After="1")),
+        ("POST .*/commit/", status(429, Retry_After="soon")),
         ("POST .*/commit/", drop),
         ("POST .*/commit/", lost),
         ("GET .*/revision/", status(503)),
@@ -270,6 +271,14 @@ def test_a_hub_that_never_answers(pack, remote, monkeypatch):
     with pytest.raises(HubUnavailable):
         send(pack)
     assert time.monotonic() - before < 10
+
+
+@pytest.mark.parametrize("kind", ["closed", "no TLS"])
+def test_no_hub_at_all(pack, remote, monkeypatch, kind):
+    address = remote.url.removeprefix("http://")
+    use({"closed": "http://127.0.0.1:1", "no TLS": f"https://{address}"}[kind], monkeypatch)
+    with pytest.raises(HubUnavailable, match="could not be reached"):
+        send(pack)
 
 
 def test_an_upload_in_parts_of_which_one_fails(pack, remote):

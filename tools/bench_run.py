@@ -137,7 +137,8 @@ def main(
         places[mode] = folder / f"run-{mode}" / "mlx"
         if not places[mode].exists():
             subprocess.run([sys.executable, "-m", "bonsai_quant", "convert", str(checkpoint),
-                            "--mode", mode, "-f", "mlx", "-o", str(places[mode].parent)],
+                            "--mode", mode, "-f", "mlx", "--transformer-only",
+                            "-o", str(places[mode].parent)],
                            check=True)  # fmt: skip
     places["source"] = pipeline_of(checkpoint, folder, parts)
     rows = []

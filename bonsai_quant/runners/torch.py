@@ -100,6 +100,7 @@ class TorchRunner:
     ) -> Iterator[Any]:
         import torch
 
+        memory.hold_little()
         with self._open(load) as model, torch.inference_mode():
             yield lambda *args: use(model, *args, *more)
 

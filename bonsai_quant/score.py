@@ -72,7 +72,7 @@ class ModelScore:
 class Scored:
     """What `score` found. reference and kept: only with `against`; kept begins with overall.
 
-    conversion: of the pack that was scored, as `manifest.conversion` says.
+    conversion, format: of the pack that was scored, as its manifest says.
     """
 
     task: Task
@@ -80,6 +80,7 @@ class Scored:
     reference: ModelScore | None
     kept: tuple[Kept, ...]
     conversion: dict[str, Any] | None = None
+    format: str | None = None
 
 
 def score(
@@ -119,7 +120,10 @@ def score(
     if grid is not None:
         write_file(Path(grid), examples(galleries[::-1]), overwrite=overwrite)
     manifest = places[0].pack.manifest if places[0].pack else None
-    return replace(compare(*galleries), conversion=conversion(manifest) if manifest else None)
+    result = compare(*galleries)
+    if manifest is None:
+        return result
+    return replace(result, conversion=conversion(manifest), format=manifest.format)
 
 
 def find_places(place: str, against: str | None, pipeline: str | None) -> list[Place]:

@@ -77,6 +77,7 @@ def data(result: Scored) -> dict[str, Any]:
         "place": result.model.name,
         "against": result.reference.name if result.reference else None,
         "conversion": result.conversion,
+        "format": result.format,
         "settings": settings(result.task),
         **_model(result.model),
         "reference": _model(result.reference) if result.reference else None,

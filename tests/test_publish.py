@@ -115,6 +115,7 @@ def test_the_whole_loop_through_the_command_line(shipped, remote, run, tmp_path)
     card = remote.files()["README.md"].decode()
     assert "dB to the source's" in card and "was not measured" not in card
     assert "Of 6 pictures painted for 6 captions" in card
+    assert "of the same conversion" not in card
 
 
 @pytest.fixture(scope="module")
@@ -496,6 +497,17 @@ def test_a_report_of_another_pack(tiny, pack, tmp_path):
         send(pack, report=tmp_path / "report")
     with pytest.raises(BadInput, match=r"no report.json"):
         send(pack, report=tmp_path)
+
+
+def test_a_card_says_which_format_painted(standin, standin_packs, tmp_path):
+    bonsai_quant.report(standin_packs, against=str(standin), out=tmp_path / "report")
+    options = OPTIONS | {"report": tmp_path / "report"}
+    cards = {
+        f: bonsai_quant.plan_publication(standin_packs / f, REPO, **options).card
+        for f in ("bonsai", "mlx")
+    }
+    assert "painted by the `bonsai` pack of the same conversion" in cards["mlx"]
+    assert "of the same conversion" not in cards["bonsai"]
 
 
 def test_a_report_s_checks_are_on_the_card(pack, tmp_path):

@@ -19,10 +19,12 @@ MAX_PICTURE = 32 << 20
 class Evidence:
     """checks: level, subject, status, detail.  prompts, models: rows and columns of `gallery`, PNG.
 
-    decibels: of the pack's pictures to the source's, by prompt; empty without a source.
+    format: of the pack that painted.  decibels: of its pictures to the source's, by prompt; empty
+    without a source.
     """
 
     made_by: str
+    format: str
     checks: tuple[tuple[str, str, str, str], ...]
     models: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
@@ -34,9 +36,11 @@ class Evidence:
 class Score:
     """Shares of pictures that show what their captions say, in percent with 95 % intervals.
 
+    format: of the pack that painted.
     reference, kept: of the source, and what is kept of it; "" when it was not scored too.
     """
 
+    format: str
     pictures: int
     captions: int
     size: str
@@ -81,6 +85,7 @@ def read_score(path: Path, manifest: Manifest) -> Score:
             )
         task, kept = said["settings"], said["retention"]
         return Score(
+            str(said["format"]),
             int(said["overall"]["pictures"]),
             6 * int(task["prompts_per_category"]),
             f"{int(task['width'])} x {int(task['height'])}",
@@ -104,16 +109,18 @@ def _interval(said: dict[str, float | None]) -> str:
 
 def _evidence(said: dict[str, Any], place: int, folder: Path) -> Evidence:
     pack, gallery = said["packs"][place], said["gallery"]
+    made_by, painted_by = str(said["made_by"]), str(pack["manifest"]["format"])
     checks = tuple(
         (str(c["level"]), str(c["subject"]), str(c["status"]), str(c["detail"]))
         for c in pack["verify"]["checks"]
     )
     picture = folder / GALLERY
     if "models" not in gallery or not picture.is_file():
-        return Evidence(str(said["made_by"]), checks)
+        return Evidence(made_by, painted_by, checks)
     decibels = gallery["decibels_to_source"]
     return Evidence(
-        str(said["made_by"]),
+        made_by,
+        painted_by,
         checks,
         tuple(map(str, gallery["models"])),
         tuple(map(str, gallery["prompts"])),

@@ -17,7 +17,7 @@ import numpy as np
 
 from .assembly import Assembly, Finished, Span
 from .checks import Checks
-from .errors import BadInput, HubMismatch
+from .errors import HubMismatch
 from .hub import discard, download
 from .plan import BLOCK, Plan
 from .pool import Pool
@@ -92,23 +92,15 @@ def _read(file: SourceFile, plan: Plan) -> Iterator[tuple[Span | None, np.ndarra
     fd, info = fs.open_regular(file.path)
     try:
         if fs.identity(info) != file.identity:
-            raise _changed(file)
+            raise fs.changed(file.path)
         start = parse_header(fd, info.st_size, file.path).data_start
         yield None, np.frombuffer(fs.pread(fd, start, 0, file.path), np.uint8)
         for span in spans:
             yield from _blocks(span, fd, file)
         if fs.identity(os.fstat(fd)) != file.identity:
-            raise _changed(file)
+            raise fs.changed(file.path)
     finally:
         os.close(fd)
-
-
-def _changed(file: SourceFile) -> BadInput:
-    return BadInput(
-        "changed during the run",
-        where=str(file.path),
-        hint="let nothing write to the source, and run again",
-    )
 
 
 def _spans_by_offset(file: SourceFile, plan: Plan) -> list[Span]:

@@ -28,6 +28,7 @@ from .license import CARD, License, named
 from .manifest import BESIDE, GALLERY, Manifest, is_of_this_program, parse_manifest
 from .manifest import NAME as MANIFEST
 from .pack import Pack, find_packs, open_pack
+from .runners.places import missing_parts
 from .schema import Progress, no_progress
 from .secrets import check_secrets
 from .storage import fs
@@ -193,16 +194,9 @@ def _check_verified(folder: Path, progress: Progress) -> None:
 
 
 def _check_complete(pack: Pack) -> None:
-    from .runners.places import FOLDERS
-
     if pack.format.name in TRANSFORMER_ONLY:
         return
-    lacks = [
-        part
-        for part in ("text_encoder", "tokenizer", "vae")
-        if not any((pack.folder / f).is_dir() for f in FOLDERS[part])
-    ]
-    if lacks:
+    if lacks := missing_parts(pack.folder):
         raise UsageError(
             f"{pack.folder} has no {', '.join(lacks)}, and clients of its format need them",
             hint="convert a whole pipeline, `export --pipeline SOURCE`, or pass --incomplete",

@@ -10,7 +10,7 @@ import bonsai_quant
 ROOT = Path(bonsai_quant.__file__).parent
 
 ORDER = (
-    "version", "errors", "needs", "schema", "training", "png", "jit", "scenes", "storage",
+    "version", "errors", "needs", "schema", "training", "png", "jit", "child", "scenes", "storage",
     "bases", "shards", "parts", "shipped", "hub", "license", "source", "recipe", "settings",
     "recovery", "checks", "bits", "dense", "fourbit", "guide", "solvers", "calibration", "lora",
     "formats", "pool", "deployment", "plan", "assembly", "pipeline", "layers", "manifest",

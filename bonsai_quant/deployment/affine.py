@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BadInput
+from ..formats.format import from_bf16
 from ..parts import Encoder
 from ..pool import Pool
 from ..schema import NUMPY_DTYPE, FileRecord, StoredTensor, TensorSpec
@@ -99,28 +100,20 @@ def _read(
     try:
         header = parse_header(fd, info.st_size, path)
         if {t.spec.name: t for t in header.tensors} != due:
-            raise _changed(path)
+            raise fs.changed(path)
         yield np.frombuffer(fs.pread(fd, header.data_start, 0, path), np.uint8), _nothing
         for stored in header.tensors:
             tensor = None if stored.spec.name in unused else _Tensor(stored, file, progress)
             for row, data in _blocks(stored, fd):
                 yield data, _nothing if tensor is None else tensor.at(row)
         if fs.identity(os.fstat(fd)) != fs.identity(info):
-            raise _changed(path)
+            raise fs.changed(path)
     finally:
         os.close(fd)
 
 
 def _nothing(data: np.ndarray) -> None:
     """For bytes that are only hashed."""
-
-
-def _changed(path: Path) -> BadInput:
-    return BadInput(
-        "changed during the run",
-        where=str(path),
-        hint="let nothing write to the source, and run again",
-    )
 
 
 def _blocks(stored: StoredTensor, fd: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -184,4 +177,4 @@ class _Tensor:
 def _values(data: np.ndarray, dtype: str) -> np.ndarray:
     """Stored values as numbers, to show one."""
     flat = data.reshape(-1)
-    return (flat.astype(np.uint32) << np.uint32(16)).view(np.float32) if dtype == "BF16" else flat
+    return from_bf16(flat) if dtype == "BF16" else flat

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..child import environment
 from ..errors import EnvironmentFault
 from ..needs import install
 from ..parts import Encoder
@@ -17,7 +18,7 @@ from ..storage.copies import settle
 from ..storage.staging import Staging
 
 CHILD = "bonsai_quant.deployment.hqq_child"
-PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 AT_REST = 1 << 30
 """Bytes of torch, transformers and hqq, about."""
 LONG = 1 << 30
@@ -66,7 +67,7 @@ def _run(folder: Path, fd: int, path: Path) -> Made:
     command = [sys.executable, "-P", "-m", CHILD, str(folder.absolute()), str(fd), str(path)]
     done = subprocess.run(
         command,
-        env=_environment(),
+        env=environment() | OFFLINE,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -83,10 +84,3 @@ def _run(folder: Path, fd: int, path: Path) -> Made:
         )
     said = json.loads(lines[-1])
     return Made(said["size"], said["sha256"], said["config"].encode())
-
-
-def _environment() -> dict[str, str]:
-    """This process's, with this very package first on the path, installed or not; no network."""
-    path = [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    return {**os.environ, **offline, "PYTHONPATH": os.pathsep.join(filter(None, path))}

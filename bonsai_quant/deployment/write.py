@@ -6,10 +6,9 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput, HubMismatch
+from ..errors import HubMismatch
 from ..hub import ABSENT, discard, git_hash
 from ..parts import PartFile
 from ..schema import FileRecord
@@ -76,7 +75,7 @@ class _Work:
         with fs.explained(file.path, "looking at it again"):
             now = fs.identity(os.stat(file.path))
         if file.identity not in (ABSENT, now):
-            raise _changed(file.path)
+            raise fs.changed(file.path)
         found = sha256
         if len(file.announced) == hashlib.sha1(usedforsecurity=False).digest_size * 2:
             found = git_hash(fs.read_small(file.path))
@@ -88,11 +87,3 @@ class _Work:
                 hint="it is out of the cache now: run again to fetch it",
             )
         self.read[file.name] = {"name": file.name, "size": file.size, "sha256": sha256}
-
-
-def _changed(path: Path) -> BadInput:
-    return BadInput(
-        "changed during the run",
-        where=str(path),
-        hint="let nothing write to the source, and run again",
-    )

@@ -86,13 +86,16 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def model_info(name: str, revision: str | None) -> Any:
-    """The Hub's answer about a model at a revision: commit and files, with sizes and hashes."""
+def api() -> Any:
+    """The Hub's client, which says who calls."""
     from huggingface_hub import HfApi
 
-    return HfApi(library_name=TOOL, library_version=__version__).model_info(
-        name, revision=revision, files_metadata=True, timeout=timeout_s()
-    )
+    return HfApi(library_name=TOOL, library_version=__version__)
+
+
+def model_info(name: str, revision: str | None) -> Any:
+    """The Hub's answer about a model at a revision: commit and files, with sizes and hashes."""
+    return api().model_info(name, revision=revision, files_metadata=True, timeout=timeout_s())
 
 
 def read_range(name: str, sha: str, path: str, start: int, stop: int) -> bytes:

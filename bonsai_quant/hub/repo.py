@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import HubConflict, HubDenied, HubUnavailable
-from ..version import TOOL, __version__
+from ..version import TOOL
 from . import client
 from .commit import check_id
 
@@ -40,7 +39,7 @@ def check_login() -> str:
 
     def call() -> str:
         with client.understood("the Hub"):
-            return str(_api().whoami()["name"])
+            return str(client.api().whoami()["name"])
 
     try:
         return client.patiently(call, "the Hub")
@@ -81,25 +80,23 @@ def find_or_open_request(name: str, user: str, title: str) -> str:
 
     def call() -> int:
         with client.understood(name):
-            theirs = _api().get_repo_discussions(
+            theirs = client.api().get_repo_discussions(
                 name, author=user, discussion_type="pull_request", discussion_status="open"
             )
             for each in theirs:
                 if each.title == title and each.author == user:
                     return int(each.num)
-            return int(_api().create_pull_request(name, title, description=f"By {TOOL}.").num)
+            return int(client.api().create_pull_request(name, title, description=f"By {TOOL}.").num)
 
     return f"refs/pr/{client.patiently(call, name)}"
 
 
 def _find(name: str) -> Repo | None:
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
-        info = _api().model_info(name, timeout=client.timeout_s())
-    except GatedRepoError:
-        raise
-    except RepositoryNotFoundError as e:
+        info = client.api().model_info(name, timeout=client.timeout_s())
+    except RepositoryNotFoundError as e:  # a gated one is among these, and is there
         if e.response.status_code == 404:
             return None
         raise
@@ -112,7 +109,7 @@ def _create(name: str, private: bool) -> Repo:
 
     log.info("%s: making a %s repo", name, "private" if private else "public")
     try:
-        _api().create_repo(name, private=private, exist_ok=False)
+        client.api().create_repo(name, private=private, exist_ok=False)
     except HfHubHTTPError as e:
         if e.response.status_code != 409:
             raise
@@ -120,9 +117,3 @@ def _create(name: str, private: bool) -> Repo:
     if found is None:
         raise HubConflict("was made, and is not there", where=name, hint="look at it, run again")
     return found
-
-
-def _api() -> Any:
-    from huggingface_hub import HfApi
-
-    return HfApi(library_name=TOOL, library_version=__version__)

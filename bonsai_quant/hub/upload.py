@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 from ..errors import HubConflict, HubDenied, HubMismatch, HubUnavailable
 from ..storage import fs
-from ..version import TOOL, __version__
 from . import client
 from .commit import Commit, Remote, resolve
 from .transfer import check_small, git_hash
@@ -140,7 +139,7 @@ def _check_foreign(commit: Commit, files: Sequence[Local], ours: Collection[str]
 
 def _send(parent: Commit, files: Sequence[Local], stale: Sequence[str], message: str) -> str:
     """One commit on top of `parent`; -> its sha."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.errors import HTTPError
 
     changes: list[Any] = [CommitOperationDelete(path) for path in stale]
@@ -149,7 +148,7 @@ def _send(parent: Commit, files: Sequence[Local], stale: Sequence[str], message:
         add.upload_info.sha256 = bytes.fromhex(file.sha256)  # verified, so not hashed once more
         changes.append(add)
     try:
-        made = HfApi(library_name=TOOL, library_version=__version__).create_commit(
+        made = client.api().create_commit(
             parent.name,
             changes,
             commit_message=message,

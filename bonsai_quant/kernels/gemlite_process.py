@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..child import environment
 from ..needs import installed
 from .result import Status
 
 CHILD = "bonsai_quant.kernels.gemlite_child"
 INSTALL = "pip install torch gemlite==0.6.0.post2"
-PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 Task = dict[str, np.ndarray]
 """Arrays for one layer; an empty task is passed over."""
@@ -50,7 +49,7 @@ def run_child(tasks: Sequence[Task], *, timeout_s: float) -> Answer:
         try:
             done = subprocess.run(
                 command,
-                env=_environment(),
+                env=environment(),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -60,12 +59,6 @@ def run_child(tasks: Sequence[Task], *, timeout_s: float) -> Answer:
         except subprocess.TimeoutExpired:
             return Answer("not run", f"gemlite took more than {timeout_s:g} s", version)
         return _read(done, taken, len(tasks), version)
-
-
-def _environment() -> dict[str, str]:
-    """This process's, with this very package first on the path, installed or not."""
-    path = [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 def _read(

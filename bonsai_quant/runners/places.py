@@ -101,7 +101,7 @@ def locate(place: str, *, pipeline: str | None = None, spare: str | None = None)
     pack = open_pack(packs[0])
     if pipeline:
         return Place(place, find_pipeline(pipeline), pack)
-    if _is_complete(pack.folder):
+    if not missing_parts(pack.folder):
         return Place(place, pack.folder, pack)
     return Place(place, _source_of(pack) or _given(spare, pack), pack)
 
@@ -112,10 +112,10 @@ def _is_pipeline(folder: Path) -> bool:
     return (folder / INDEX).exists() and (found is None or found[0] == "unpacked")
 
 
-def _is_complete(folder: Path) -> bool:
-    """Whether a pack's folder brings the other parts; a scheduler's settings are Klein's anyway."""
+def missing_parts(folder: Path) -> list[str]:
+    """What a pack's folder lacks to run alone; a scheduler's settings are Klein's anyway."""
     parts = ("text_encoder", "tokenizer", "vae")
-    return all(any((folder / f).is_dir() for f in FOLDERS[part]) for part in parts)
+    return [p for p in parts if not any((folder / f).is_dir() for f in FOLDERS[p])]
 
 
 def _source_of(pack: Pack) -> Path | None:
@@ -142,9 +142,9 @@ def find_pipeline(place: str) -> Path:
         return _named(place)
     path = Path(place)
     if not _is_pipeline(path):
-        packs = [p for p in find_packs(path) if _is_complete(p)]
+        packs = [p for p in find_packs(path) if not missing_parts(p)]
         path = packs[0] if packs else path
-    if _is_pipeline(path) or not _is_complete(path):
+    if _is_pipeline(path) or missing_parts(path):
         check_pipeline(path)
     return path
 

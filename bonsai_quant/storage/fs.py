@@ -91,6 +91,15 @@ def identity(info: os.stat_result) -> tuple[int, int, int, int]:
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
 
+def changed(path: object) -> BadInput:
+    """The error for a file of the source whose `identity` is not what it was."""
+    return BadInput(
+        "changed during the run",
+        where=str(path),
+        hint="let nothing write to the source, and run again",
+    )
+
+
 def pread_into(fd: int, buffer: memoryview, offset: int, path: object) -> None:
     """Fill `buffer` from `offset`, or say that the file ended early."""
     done = 0

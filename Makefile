@@ -32,13 +32,13 @@ fmt: setup       ## format the code
 
 bench: setup     ## convert a full-size checkpoint and compare (needs 30 GB of disk, half an hour)
 	$(PIP) --editable '.[bench]'
-	$(RUN)/python tools/bench.py
+	$(RUN)/python -m benchmarks.convert
 
 bench-run: setup ## run full-size packs: seconds a step and memory (needs 20 GB of disk, half an hour)
-	$(RUN)/python tools/bench_run.py
+	$(RUN)/python -m benchmarks.generate
 
 ladder: setup    ## score mini-klein and what rounding keeps of it, for docs/quality.md
-	$(RUN)/python tools/ladder.py
+	$(RUN)/python -m benchmarks.retention
 
 clean:           ## remove what the other targets made
 	rm -rf $(VENV) bonsai-demo build dist .bench

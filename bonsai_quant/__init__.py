@@ -3,25 +3,25 @@
 Every command of the command line is a function here with the same arguments.
 """
 
-from .calibrate import calibrate
-from .checks import Checks
-from .convert import convert
-from .demo import demo
-from .diff import diff
-from .distill import distill
-from .doctor import doctor
-from .export import export
-from .fold import fold
-from .generate import generate
-from .inspect import inspect
-from .plan import plan
-from .publish import plan_publication, publish
-from .pull import pull
-from .recover import recover
-from .report import report
-from .score import score
-from .verify import verify
-from .version import __version__
+from bonsai_quant.cli.demo import demo
+from bonsai_quant.cli.doctor import doctor
+from bonsai_quant.conversion.checks import Checks
+from bonsai_quant.conversion.convert import convert
+from bonsai_quant.conversion.export import export
+from bonsai_quant.conversion.plan import plan
+from bonsai_quant.core.version import __version__
+from bonsai_quant.evaluation.score import score
+from bonsai_quant.packs.diff import diff
+from bonsai_quant.packs.inspect import inspect
+from bonsai_quant.publishing.publish import plan_publication, publish
+from bonsai_quant.publishing.pull import pull
+from bonsai_quant.publishing.report import report
+from bonsai_quant.runners.generate import generate
+from bonsai_quant.training.calibrate import calibrate
+from bonsai_quant.training.distill import distill
+from bonsai_quant.training.fold import fold
+from bonsai_quant.training.recover import recover
+from bonsai_quant.verification.verify import verify
 
 __all__ = [
     "Checks",

@@ -1,5 +1,5 @@
 """`python -m bonsai_quant` is the command line."""
 
-from .cli import main
+from bonsai_quant.cli.main import main
 
 main()

@@ -22,8 +22,8 @@ from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
 from bonsai_quant import convert
-from bonsai_quant.benchmark import read_benchmark
-from bonsai_quant.cli import main
+from bonsai_quant.cli.main import main
+from bonsai_quant.runners.picture_settings import read_benchmark
 
 # A background job of a shell starts with these ignored, and so would every process of a test.
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -111,7 +111,7 @@ def no_network(monkeypatch) -> None:
 @pytest.fixture
 def shipped(standin, monkeypatch) -> Path:
     """The stand-in in the place of the model that ships with the package."""
-    monkeypatch.setattr("bonsai_quant.shipped.DATA", standin.parent)
+    monkeypatch.setattr("bonsai_quant.sources.shipped.DATA", standin.parent)
     return standin
 
 

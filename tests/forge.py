@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from bonsai_quant.pack import open_pack
+from bonsai_quant.packs.read import open_pack
 
 
 def resign(folder):

@@ -11,7 +11,7 @@ import models
 import numpy as np
 from safetensors.numpy import save_file
 
-from bonsai_quant.bases import flux2
+from bonsai_quant.sources.families import flux2
 
 RANK, ALPHA = 4, 2.0
 FACTOR = ALPHA / RANK

@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from bonsai_quant.bases import flux2
-from bonsai_quant.schema import FORMAT_NAMES
+from bonsai_quant.core.schema import FORMAT_NAMES
+from bonsai_quant.sources.families import flux2
 
 FORMATS = {"ternary": FORMAT_NAMES[:-1], "binary": FORMAT_NAMES}
 """What can hold a pack of each mode: gguf, the last, is binary only."""

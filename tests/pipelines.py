@@ -113,8 +113,8 @@ def _tokenizer():
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from bonsai_quant.scenes.grammar import vocabulary
-    from bonsai_quant.scenes.world import SMALL
+    from bonsai_quant.evaluation.scenes.grammar import vocabulary
+    from bonsai_quant.evaluation.scenes.world import SMALL
 
     words = (*SPECIAL, "user", "assistant", *vocabulary(SMALL))
     core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
@@ -137,10 +137,10 @@ def draw_truth(monkeypatch, wrong) -> None:
     """
     import numpy as np
 
-    from bonsai_quant.scenes.draw import draw
-    from bonsai_quant.scenes.grammar import prompts
-    from bonsai_quant.scenes.layout import compose
-    from bonsai_quant.scenes.world import SMALL
+    from bonsai_quant.evaluation.scenes.draw import draw
+    from bonsai_quant.evaluation.scenes.grammar import prompts
+    from bonsai_quant.evaluation.scenes.layout import compose
+    from bonsai_quant.evaluation.scenes.world import SMALL
 
     known = {p.text: p.meaning for s in ("dev", "test")
              for p in prompts(SMALL, s, per_category=100)}  # fmt: skip
@@ -155,5 +155,5 @@ def draw_truth(monkeypatch, wrong) -> None:
             made.append(draw(compose(meaning, SMALL, rng), settings.height))
         return np.stack(made)
 
-    monkeypatch.setattr("bonsai_quant.runners.stock.open_pipeline", lambda place, **_: place)
-    monkeypatch.setattr("bonsai_quant.runners.stock.paint", paint)
+    monkeypatch.setattr("bonsai_quant.runners.torch.dense.open_pipeline", lambda place, **_: place)
+    monkeypatch.setattr("bonsai_quant.runners.torch.dense.paint", paint)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bonsai_quant import bits
+from bonsai_quant.quantization import packing as bits
 
 
 def test_two_bits_to_the_byte():

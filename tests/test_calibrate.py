@@ -11,22 +11,23 @@ import torch
 from diffusers import Flux2Transformer2DModel
 from safetensors.numpy import load_file
 
-from bonsai_quant import bits, calibrate, convert, plan, recover, verify
-from bonsai_quant.benchmark import read_benchmark
-from bonsai_quant.calibration import MOMENTS, RECORD
-from bonsai_quant.dense import decoded
-from bonsai_quant.errors import BadInput, OutputExists, UsageError
-from bonsai_quant.guide import Guide
-from bonsai_quant.pack import open_pack
-from bonsai_quant.runners.places import locate
+from bonsai_quant import calibrate, convert, plan, recover, verify
+from bonsai_quant.conversion.calibration_file import MOMENTS, RECORD
+from bonsai_quant.core.errors import BadInput, OutputExists, UsageError
+from bonsai_quant.packs.pipeline import locate
+from bonsai_quant.packs.read import open_pack
+from bonsai_quant.quantization import packing as bits
+from bonsai_quant.quantization.dequantize import decoded
+from bonsai_quant.quantization.hessian import Guide
+from bonsai_quant.quantization.solvers import gptq, solve
+from bonsai_quant.quantization.solvers.weighted import scales as weighted_scales
+from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.runners.runner import start
 from bonsai_quant.runners.sampling import levels
-from bonsai_quant.runners.stock import dense_transformer
-from bonsai_quant.runners.torch import TorchRunner
-from bonsai_quant.solvers import gptq, solve
-from bonsai_quant.solvers.weighted import scales as weighted_scales
+from bonsai_quant.runners.torch.dense import dense_transformer
+from bonsai_quant.runners.torch.runner import TorchRunner
 from bonsai_quant.storage import fs
-from bonsai_quant.trajectories.denoiser import Denoiser, walk
+from bonsai_quant.training.trajectories.denoiser import Denoiser, walk
 
 MODES = ("ternary", "binary")
 SAMPLES = 3

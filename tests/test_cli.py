@@ -11,7 +11,7 @@ import pytest
 
 import bonsai_quant
 from bonsai_quant import diff, inspect
-from bonsai_quant.cli import cli
+from bonsai_quant.cli.main import cli
 
 COMMANDS = ("calibrate", "convert", "demo", "diff", "distill", "doctor", "export", "fold",
             "generate", "inspect", "plan", "publish", "pull", "recover", "report", "score",
@@ -37,7 +37,7 @@ def test_starting_imports_nothing_heavy():
     heavy = "numba,torch,mlx,diffusers,transformers,huggingface_hub,gemlite,triton,PIL,matplotlib"
     code = (
         "import sys\n"
-        "from bonsai_quant.cli import main\n"
+        "from bonsai_quant.cli.main import main\n"
         "try: main(['--help'])\n"
         f"except SystemExit: print([m for m in {heavy!r}.split(',') if m in sys.modules])"
     )
@@ -127,8 +127,9 @@ def test_inspect_tells_checkpoints_packs_and_others_apart(packs, tmp_path):
 def test_diff_counts_flips_and_drift(tiny, tmp_path, run):
     import numpy as np
 
-    from bonsai_quant import bits, convert
-    from bonsai_quant.pack import open_pack
+    from bonsai_quant import convert
+    from bonsai_quant.packs.read import open_pack
+    from bonsai_quant.quantization import packing as bits
 
     for solver in ("exact", "absmean"):
         convert(str(tiny), mode="ternary", solver=solver, out=tmp_path / solver, formats="bonsai")

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from bonsai_quant import bits, convert, pipeline, plan
-from bonsai_quant.pack import open_pack
-from bonsai_quant.plan import MEASURED
-from bonsai_quant.solvers import solve
+from bonsai_quant import convert, plan
+from bonsai_quant.conversion import stream as pipeline
+from bonsai_quant.conversion.plan import MEASURED
+from bonsai_quant.packs.read import open_pack
+from bonsai_quant.quantization import packing as bits
+from bonsai_quant.quantization.solvers import solve
 
 ABOUT = ("manifest.json", "README.md")
 """What says where a pack is from."""
@@ -60,7 +62,7 @@ def test_another_process_on_another_day_gives_the_same_bytes(golden, tiny, tmp_p
     mode, expected, _ = golden
     code = (
         "import time; time.time = lambda: 4e9\n"
-        "from bonsai_quant.cli import main\n"
+        "from bonsai_quant.cli.main import main\n"
         f"main(['convert', {str(tiny)!r}, '--mode', {mode!r}, '-o', {str(tmp_path / 'out')!r},"
         f"'--format', {','.join(models.FORMATS[mode])!r}])"
     )

@@ -8,9 +8,10 @@ import json
 import pipelines
 import pytest
 
-from bonsai_quant import needs, verify
+from bonsai_quant import verify
+from bonsai_quant.core import requirements as needs
 
-module = importlib.import_module("bonsai_quant.demo")
+module = importlib.import_module("bonsai_quant.cli.demo")
 
 
 @pytest.fixture(autouse=True)

@@ -16,15 +16,18 @@ from faults.harness import fail, nothing, seam
 from safetensors.numpy import load_file, save_file
 from test_convert import hashes
 
-from bonsai_quant import convert, export, needs, plan
-from bonsai_quant.convert import write_packs
-from bonsai_quant.deployment import hqq_process, published
-from bonsai_quant.errors import BadInput, EnvironmentFault, Unsupported, UsageError
-from bonsai_quant.fourbit import decode, not_finite, quantize, to_bf16
-from bonsai_quant.parts import Encoder, find_parts
-from bonsai_quant.parts.encoder import shapes
+from bonsai_quant import convert, export, plan
+from bonsai_quant.conversion.convert import write_packs
+from bonsai_quant.core import requirements as needs
+from bonsai_quant.core.errors import BadInput, EnvironmentFault, Unsupported, UsageError
+from bonsai_quant.packs import whitepaper as published
+from bonsai_quant.packs.deployment import hqq_process
+from bonsai_quant.packs.pipeline import locate
+from bonsai_quant.quantization.affine4 import decode, not_finite, quantize
+from bonsai_quant.quantization.bf16 import to_bf16
 from bonsai_quant.runners import open_runner
-from bonsai_quant.runners.places import locate
+from bonsai_quant.sources.components import Encoder, find_parts
+from bonsai_quant.sources.components.text_encoder import shapes
 
 ENCODER = "text_encoder-mlx-4bit"
 MODE = {"mode": "ternary", "threads": 2}
@@ -238,9 +241,9 @@ def test_the_plan_knows_the_sizes(standin, made, for_cuda):
 
 
 def test_qwen3_4b_takes_what_is_published():
-    from bonsai_quant.deployment.affine import layout
-    from bonsai_quant.deployment.gemlite import expected_size
-    from bonsai_quant.schema import StoredTensor, TensorSpec
+    from bonsai_quant.core.schema import StoredTensor, TensorSpec
+    from bonsai_quant.packs.deployment.affine import layout
+    from bonsai_quant.packs.deployment.gemlite import expected_size
 
     config = {"vocab_size": 151936, "hidden_size": 2560, "intermediate_size": 9728,
               "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -385,7 +388,7 @@ def test_papers_come_along(source, tmp_path):
 def test_dtypes_shards_and_blocks_do_not_change_a_byte(
     made, source, tmp_path, dtype, block, monkeypatch
 ):
-    from bonsai_quant.deployment import affine
+    from bonsai_quant.packs.deployment import affine
 
     monkeypatch.setattr(affine, "BLOCK", block)
     path = source / "text_encoder/model.safetensors"
@@ -479,7 +482,7 @@ def test_a_child_that_fails_is_explained(standin, tmp_path, monkeypatch):
 
 
 def test_resuming_gives_the_same_bytes(made, standin, tmp_path, monkeypatch):
-    from bonsai_quant.deployment import affine
+    from bonsai_quant.packs.deployment import affine
 
     def fail(*_):
         raise KeyboardInterrupt

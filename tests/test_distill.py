@@ -18,18 +18,19 @@ from safetensors.torch import load_file
 from torch import nn
 
 from bonsai_quant import convert, distill, recover, score, verify
-from bonsai_quant.distill.average import Average
-from bonsai_quant.distill.curves import Curve
-from bonsai_quant.distill.freeze import Freeze
-from bonsai_quant.distill.latent import LatentLinear, attach, nearest, rounded
-from bonsai_quant.errors import BadInput, EnvironmentFault, OutputExists, UsageError
-from bonsai_quant.pipelinefolder import WEIGHTS
-from bonsai_quant.runners.places import locate
-from bonsai_quant.scenes.grammar import prompts as captions_of
-from bonsai_quant.solvers import solve
-from bonsai_quant.storage import checkpoint
-from bonsai_quant.training import Distillation
-from bonsai_quant.trajectories.prompts import SHIPPED, choose_prompts
+from bonsai_quant.core.errors import BadInput, EnvironmentFault, OutputExists, UsageError
+from bonsai_quant.core.recipe import Distillation
+from bonsai_quant.evaluation.gallery import scenery
+from bonsai_quant.evaluation.scenes.grammar import prompts as captions_of
+from bonsai_quant.packs.pipeline import locate
+from bonsai_quant.quantization.solvers import solve
+from bonsai_quant.training import checkpoint
+from bonsai_quant.training.distill.curves import Curve
+from bonsai_quant.training.distill.ema import Average
+from bonsai_quant.training.distill.freeze import Freeze
+from bonsai_quant.training.distill.latent_linear import LatentLinear, attach, nearest, rounded
+from bonsai_quant.training.trajectories.prompts import SHIPPED, choose_prompts
+from bonsai_quant.training.write_pipeline import WEIGHTS
 
 MODES = ("ternary", "binary")
 SETTINGS = {
@@ -258,9 +259,9 @@ def test_the_other_parts_of_a_trained_pack_are_found(shipped, recipe, few, tmp_p
 
 def test_no_held_out_caption_is_learned_from(standin):
     chosen = choose_prompts(locate(str(standin)), None)
-    from bonsai_quant.benchmark import read_benchmark
+    from bonsai_quant.runners.picture_settings import read_benchmark
 
-    world = read_benchmark(standin).scenery
+    world = scenery(read_benchmark(standin))
     tested = {p.text for s in ("test", "dev") for p in captions_of(world, s, per_category=300)}
     assert not tested & set(chosen.used)
     assert set(chosen.held) <= tested
@@ -321,7 +322,7 @@ def test_a_recipe_that_does_not_train_is_not_for_recover(standin, tmp_path):
 
 
 def test_a_pack_has_nothing_to_learn_from(standin_packs, standin, recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("bonsai_quant.shipped.DATA", standin.parent)
+    monkeypatch.setattr("bonsai_quant.sources.shipped.DATA", standin.parent)
     with pytest.raises(UsageError):
         distill(str(standin_packs / "bonsai"), recipe=recipe, out=tmp_path / "out")
 

@@ -10,10 +10,10 @@ import torch
 from diffusers import Flux2Transformer2DModel
 
 from bonsai_quant import calibrate, convert, fold
-from bonsai_quant.errors import BadInput, OutputExists, UsageError
-from bonsai_quant.fold.moves import balance, hadamard, mix_heads
-from bonsai_quant.pipelinefolder import WEIGHTS
-from bonsai_quant.solvers import solve
+from bonsai_quant.core.errors import BadInput, OutputExists, UsageError
+from bonsai_quant.quantization.solvers import solve
+from bonsai_quant.training.fold.transforms import balance, hadamard, mix_heads
+from bonsai_quant.training.write_pipeline import WEIGHTS
 
 MOVES = ("heads", "scale", "sort", "heads,scale,sort")
 
@@ -100,7 +100,7 @@ def test_heads_with_uneven_channels_round_better():
 
     def off(v, o):
         solved = solve(o.astype(np.float32), "exact", "ternary")
-        from bonsai_quant.dense import decoded
+        from bonsai_quant.quantization.dequantize import decoded
 
         y = x @ v.T
         wrong = y @ decoded(solved.codes, solved.scales, 2).T - y @ o.T

@@ -11,10 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from bonsai_quant import export
-from bonsai_quant.errors import VerificationFailed
-from bonsai_quant.formats import FORMATS
-from bonsai_quant.pack import open_pack
-from bonsai_quant.schema import (
+from bonsai_quant.core.errors import VerificationFailed
+from bonsai_quant.core.schema import (
     BITS,
     CALIBRATED,
     FORMAT_NAMES,
@@ -22,7 +20,9 @@ from bonsai_quant.schema import (
     PackedLayer,
     PackTensor,
 )
-from bonsai_quant.solvers import SOLVERS
+from bonsai_quant.packs.formats import FORMATS
+from bonsai_quant.packs.read import open_pack
+from bonsai_quant.quantization.solvers import SOLVERS
 
 
 def reference(packs) -> dict[str, np.ndarray]:

@@ -12,17 +12,17 @@ from forge import flip, orphan, resign
 from PIL import Image
 
 from bonsai_quant import generate
-from bonsai_quant.benchmark import read_benchmark
-from bonsai_quant.errors import (
+from bonsai_quant.core.errors import (
     BadInput,
     EnvironmentFault,
     OutputExists,
     UsageError,
     VerificationFailed,
 )
-from bonsai_quant.generate import read_prompts
-from bonsai_quant.runners import stock
-from bonsai_quant.runners.torch import TorchRunner
+from bonsai_quant.runners.generate import read_prompts
+from bonsai_quant.runners.picture_settings import read_benchmark
+from bonsai_quant.runners.torch import dense as stock
+from bonsai_quant.runners.torch.runner import TorchRunner
 
 CIRCLE = "a red circle"
 PACKAGE = {"torch": "torch", "mlx": "mlx_lm"}

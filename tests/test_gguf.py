@@ -13,13 +13,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bonsai_quant import convert, diff, export, plan, verify
-from bonsai_quant.errors import BadInput, BonsaiError, Unsupported
-from bonsai_quant.formats import FORMATS
-from bonsai_quant.inspect import inspect
-from bonsai_quant.pack import open_pack
-from bonsai_quant.schema import PackedLayer
-from bonsai_quant.storage.gguf import KINDS, GgufTensor
-from bonsai_quant.storage.gguf_reader import parse_gguf, read_gguf
+from bonsai_quant.core.errors import BadInput, BonsaiError, Unsupported
+from bonsai_quant.core.schema import PackedLayer
+from bonsai_quant.packs.formats import FORMATS
+from bonsai_quant.packs.inspect import inspect
+from bonsai_quant.packs.read import open_pack
+from bonsai_quant.storage.containers.gguf import KINDS, GgufTensor
+from bonsai_quant.storage.containers.gguf_reader import parse_gguf, read_gguf
 
 gguf = pytest.importorskip("gguf")
 

@@ -17,8 +17,9 @@ from fakehub import FOREVER, TOKEN, FakeHub, body, drop, page, stall, status, us
 from huggingface_hub import constants
 
 import bonsai_quant
-from bonsai_quant import answers, convert, hub, plan, verify
-from bonsai_quant.errors import (
+from bonsai_quant import convert, hub, plan, verify
+from bonsai_quant.cli.views import conversion as answers
+from bonsai_quant.core.errors import (
     BadInput,
     EnvironmentFault,
     HubConflict,
@@ -27,8 +28,9 @@ from bonsai_quant.errors import (
     HubUnavailable,
     UsageError,
 )
-from bonsai_quant.hub import client, transfer
-from bonsai_quant.source import open_source
+from bonsai_quant.hub import client
+from bonsai_quant.sources import remote as transfer
+from bonsai_quant.sources.open import open_source
 
 NAME = "org/klein"
 WEIGHTS = "diffusion_pytorch_model.safetensors"

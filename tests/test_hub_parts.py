@@ -12,7 +12,7 @@ from test_convert import hashes
 from test_hub import NAME, remote  # noqa: F401
 
 from bonsai_quant import convert, plan, verify
-from bonsai_quant.errors import BadInput, HubMismatch
+from bonsai_quant.core.errors import BadInput, HubMismatch
 
 OPTIONS = {"mode": "ternary", "formats": "mlx", "threads": 2}
 ENCODER = "text_encoder/model.safetensors"

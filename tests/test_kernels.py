@@ -14,9 +14,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bonsai_quant.bits import pack
-from bonsai_quant.kernels import gemlite, gemlite_process, mlx, probe
-from bonsai_quant.kernels.result import KernelCheck
+from bonsai_quant.quantization.packing import pack
+from bonsai_quant.verification.kernels import gemlite, gemlite_process, mlx, probe
+from bonsai_quant.verification.kernels.result import KernelCheck
 
 TERNARY, BINARY = 2, 1
 MODES = pytest.mark.parametrize("bits", [TERNARY, BINARY], ids=["ternary", "binary"])

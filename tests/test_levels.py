@@ -8,9 +8,9 @@ import pytest
 from forge import exchange, flip, orphan, resign
 
 from bonsai_quant import verify
-from bonsai_quant.levels import pictures
-from bonsai_quant.pack import open_pack
-from bonsai_quant.runners import packed
+from bonsai_quant.packs.read import open_pack
+from bonsai_quant.runners.torch import packed_linear as packed
+from bonsai_quant.verification.levels import pictures
 
 BACKENDS = ("torch", "mlx")
 
@@ -56,8 +56,8 @@ def test_without_room_the_dense_model_is_not_loaded(made, standin, monkeypatch):
     def refuse(*_):
         raise pictures.EnvironmentFault("the dense transformer in float32 takes 15.5 GB")
 
-    monkeypatch.setattr("bonsai_quant.levels.steps.room_for", refuse)
-    monkeypatch.setattr("bonsai_quant.levels.images.room_for", refuse)
+    monkeypatch.setattr("bonsai_quant.verification.levels.steps.room_for", refuse)
+    monkeypatch.setattr("bonsai_quant.verification.levels.images.room_for", refuse)
     verdict = verify(made, level="image", pipeline=str(standin), backends=("torch",))
     assert [c.status for c in verdict.checks if c.level in ("step", "image")] == ["not run"] * 2
     assert not verdict.failed

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from loras import ALPHA, RANK, STYLES
 
-from bonsai_quant import convert, diff, export, pipeline, plan, verify
-from bonsai_quant.bases import flux2
-from bonsai_quant.errors import BadInput, BonsaiError, Unsupported, UsageError
-from bonsai_quant.lora.adapter import parse
-from bonsai_quant.lora.merge import merged, read_factors
-from bonsai_quant.lora.names import spellings
-from bonsai_quant.plan import explain
-from bonsai_quant.resume import purpose
-from bonsai_quant.schema import StoredTensor
+from bonsai_quant import convert, diff, export, plan, verify
+from bonsai_quant.conversion import stream as pipeline
+from bonsai_quant.conversion.plan import explain
+from bonsai_quant.conversion.resume import purpose
+from bonsai_quant.core.errors import BadInput, BonsaiError, Unsupported, UsageError
+from bonsai_quant.core.schema import StoredTensor
+from bonsai_quant.sources.families import flux2
+from bonsai_quant.sources.lora.adapter import parse
+from bonsai_quant.sources.lora.merge import merged, read_factors
+from bonsai_quant.sources.lora.names import spellings
 
 
 def weights_of(out):
@@ -145,7 +146,7 @@ def test_what_peft_trains_and_diffusers_saves_is_what_they_fuse(tiny, tmp_path, 
 
 def test_the_product_is_right_at_any_rank_and_width():
     rng = np.random.default_rng(0)
-    from bonsai_quant.lora.merge import Factors
+    from bonsai_quant.sources.lora.merge import Factors
 
     for rows, width, rank in ((1, 1, 4), (3, 1024, 4), (5, 1025, 16), (7, 3000, 128)):
         w, up, down = (rng.standard_normal(s).astype(np.float32)

@@ -9,14 +9,15 @@ import models
 import pytest
 
 from bonsai_quant import plan
-from bonsai_quant.bases import flux2
-from bonsai_quant.bases.model import Model
-from bonsai_quant.errors import BadInput, Unsupported, UsageError
-from bonsai_quant.formats import FORMATS
-from bonsai_quant.plan import explain
-from bonsai_quant.recipe import load_recipe, parse_recipe
-from bonsai_quant.recovery import load_recovery
-from bonsai_quant.schema import PackInfo, PackTensor, StoredTensor
+from bonsai_quant.conversion.plan import explain
+from bonsai_quant.conversion.settings import load_recipe
+from bonsai_quant.core.errors import BadInput, Unsupported, UsageError
+from bonsai_quant.core.recipe import parse_recipe
+from bonsai_quant.core.schema import PackInfo, PackTensor, StoredTensor
+from bonsai_quant.packs.formats import FORMATS
+from bonsai_quant.sources.families import flux2
+from bonsai_quant.sources.families.model import Model
+from bonsai_quant.training.recipe import load_recovery
 
 KLEIN_4B = ((5, 20), {"h": 3072, "i": 128, "o": 128, "j": 7680, "t": 256, "d": 128, "m": 9216})
 KLEIN_9B = ((8, 24), {"h": 4096, "i": 128, "o": 128, "j": 12288, "t": 256, "d": 128, "m": 12288})

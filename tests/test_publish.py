@@ -18,7 +18,7 @@ from writehub import WriteHub, lost
 
 import bonsai_quant
 from bonsai_quant import convert, publish, pull
-from bonsai_quant.errors import (
+from bonsai_quant.core.errors import (
     BadInput,
     HubConflict,
     HubDenied,

@@ -20,14 +20,15 @@ from published import LAYOUTS, publish, release, write_manifest
 from safetensors.torch import load_file, save_file
 
 from bonsai_quant import convert, diff, export, generate, inspect, verify
-from bonsai_quant.errors import BadInput, BonsaiError
-from bonsai_quant.kernels.gemlite_process import run_child
-from bonsai_quant.pack import find_packs, open_pack
+from bonsai_quant.core.errors import BadInput, BonsaiError
+from bonsai_quant.core.schema import FORMAT_NAMES
+from bonsai_quant.packs.find import find_packs
+from bonsai_quant.packs.pipeline import locate
+from bonsai_quant.packs.read import open_pack
 from bonsai_quant.runners.mlx.runner import MlxRunner
-from bonsai_quant.runners.places import locate
-from bonsai_quant.runners.torch import TorchRunner
-from bonsai_quant.schema import FORMAT_NAMES
-from bonsai_quant.storage import torchzip_reader
+from bonsai_quant.runners.torch.runner import TorchRunner
+from bonsai_quant.storage.containers import torchzip_reader
+from bonsai_quant.verification.kernels.gemlite_process import run_child
 
 LAYER = "transformer_blocks.0.attn.to_q"
 WEIGHTS = {
@@ -153,7 +154,7 @@ def test_pictures_are_those_of_our_own_pack(made, standin, tmp_path, monkeypatch
     captions = np.random.default_rng(0).standard_normal((1, 20, 192), dtype=np.float32)
     for runner in (MlxRunner, TorchRunner):
         monkeypatch.setattr(runner, "encode", lambda *_: captions)
-    monkeypatch.setattr("bonsai_quant.runners.memory.give_back", lambda: None)
+    monkeypatch.setattr("bonsai_quant.runners.memory_meter.give_back", lambda: None)
 
     def painted(place):
         out = tmp_path / f"{place.name}.png"

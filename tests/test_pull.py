@@ -15,7 +15,7 @@ from fakehub import FOREVER, TOKEN, FakeHub, body, drop, page, status, use
 from faults.harness import in_child
 
 from bonsai_quant import convert, pull, verify
-from bonsai_quant.errors import (
+from bonsai_quant.core.errors import (
     BadInput,
     EnvironmentFault,
     HubConflict,
@@ -25,7 +25,7 @@ from bonsai_quant.errors import (
     OutputExists,
     UsageError,
 )
-from bonsai_quant.plan import SLACK_BYTES
+from bonsai_quant.storage.disk import SLACK_BYTES
 
 REPO, WEIGHTS = "me/model", "model.safetensors"
 

@@ -12,7 +12,7 @@ from writehub import WriteHub
 
 import bonsai_quant
 from bonsai_quant import convert
-from bonsai_quant.cli import cli
+from bonsai_quant.cli.main import cli
 
 README = Path(bonsai_quant.__file__).parents[1] / "README.md"
 FEWER = {"score": ["--prompts", "1", "--images", "1"], "generate": ["--steps", "1"]}

@@ -15,9 +15,10 @@ import pytest
 from forge import orphan
 from PIL import Image
 
-from bonsai_quant import bits, convert, report
-from bonsai_quant.errors import BadInput, OutputExists
-from bonsai_quant.pack import open_pack
+from bonsai_quant import convert, report
+from bonsai_quant.core.errors import BadInput, OutputExists
+from bonsai_quant.packs.read import open_pack
+from bonsai_quant.quantization import packing as bits
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

@@ -8,11 +8,18 @@ import shutil
 import numpy as np
 import pytest
 
-from bonsai_quant import convert, needs
-from bonsai_quant.errors import BadInput, BonsaiError, EnvironmentFault, Unsupported, UsageError
-from bonsai_quant.pack import open_pack
-from bonsai_quant.runners.places import locate
-from bonsai_quant.runners.stock import dense_transformer, open_pipeline, paint
+from bonsai_quant import convert
+from bonsai_quant.core import requirements as needs
+from bonsai_quant.core.errors import (
+    BadInput,
+    BonsaiError,
+    EnvironmentFault,
+    Unsupported,
+    UsageError,
+)
+from bonsai_quant.packs.pipeline import locate
+from bonsai_quant.packs.read import open_pack
+from bonsai_quant.runners.torch.dense import dense_transformer, open_pipeline, paint
 
 PROMPTS = ("a red circle", "two blue crosses", "a small square on a dark background") * 2
 SEEDS = (1, 2, 3, 4, 5, 6)

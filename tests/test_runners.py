@@ -17,14 +17,17 @@ from forge import flip, orphan
 from torch.nn import functional
 
 from bonsai_quant import convert
-from bonsai_quant.errors import BonsaiError, Unsupported, UsageError, VerificationFailed
-from bonsai_quant.levels.images import psnr
-from bonsai_quant.pack import open_pack
-from bonsai_quant.runners import noise, open_runner, packed, stock, strips
-from bonsai_quant.runners.places import locate
+from bonsai_quant.core.errors import BonsaiError, Unsupported, UsageError, VerificationFailed
+from bonsai_quant.packs.pipeline import locate
+from bonsai_quant.packs.read import open_pack
+from bonsai_quant.runners import noise, open_runner
 from bonsai_quant.runners.runner import paint, start
 from bonsai_quant.runners.sampling import check_scheduler, levels
-from bonsai_quant.runners.tiles import in_tiles
+from bonsai_quant.runners.torch import dense as stock
+from bonsai_quant.runners.torch import packed_linear as packed
+from bonsai_quant.runners.torch import vae_strips as strips
+from bonsai_quant.runners.vae_tiles import in_tiles
+from bonsai_quant.verification.levels.images import psnr
 
 PROMPTS = ("a red circle", "two blue crosses left of a small square on a dark background")
 SEEDS = (1, 2)
@@ -142,7 +145,7 @@ def test_a_packed_linear_is_its_dense_weight_some_rows_at_a_time(monkeypatch, bi
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 3 if bits == 2 else 2, shape, np.uint8)
     scales = rng.choice([0.5, 0.25, 0.125], (shape[0], shape[1] // 128)).astype(np.float16)
-    from bonsai_quant import bits as twiddling
+    from bonsai_quant.quantization import packing as twiddling
 
     layer = packed.PackedLinear(
         torch.from_numpy(twiddling.pack(codes, bits)), torch.from_numpy(scales), bits
@@ -196,7 +199,7 @@ def test_what_is_loaded_is_what_was_hashed(made, standin, tmp_path, settings, ba
 
 
 def test_a_file_swapped_while_it_is_held_changes_nothing(made, tmp_path):
-    from bonsai_quant.integrity import held
+    from bonsai_quant.packs.integrity import held
 
     shutil.copytree(made / "bonsai", tmp_path / "pack")
     pack = open_pack(tmp_path / "pack")

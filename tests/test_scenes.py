@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from bonsai_quant.scenes.checker import FAILURES, check
-from bonsai_quant.scenes.draw import coverage, draw
-from bonsai_quant.scenes.find import find_things
-from bonsai_quant.scenes.grammar import (
+from bonsai_quant.evaluation.scenes.checker import FAILURES, check
+from bonsai_quant.evaluation.scenes.draw import coverage, draw
+from bonsai_quant.evaluation.scenes.find import find_things
+from bonsai_quant.evaluation.scenes.grammar import (
     SPLITS,
     converse,
     draw_prompt,
@@ -19,12 +19,12 @@ from bonsai_quant.scenes.grammar import (
     phrasings,
     prompts,
     split_of,
-    vocabulary,
-)  # fmt: skip
-from bonsai_quant.scenes.layout import compose
-from bonsai_quant.scenes.scene import Meaning, Scene, Thing, Want
-from bonsai_quant.scenes.validation import MISTAKES, blurred, noisy, validate
-from bonsai_quant.scenes.world import CATEGORIES, COLOURS, LARGE, SMALL, TONES, WORLDS
+    vocabulary,  # fmt: skip
+)
+from bonsai_quant.evaluation.scenes.layout import compose
+from bonsai_quant.evaluation.scenes.scene import Meaning, Scene, Thing, Want
+from bonsai_quant.evaluation.scenes.validation import MISTAKES, blurred, noisy, validate
+from bonsai_quant.evaluation.scenes.world import CATEGORIES, COLOURS, LARGE, SMALL, TONES, WORLDS
 
 EVERY_SPLIT = ("train", *SPLITS)
 worlds = pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)

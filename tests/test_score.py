@@ -5,25 +5,33 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pipelines
 import pytest
 
-from bonsai_quant import convert, needs, score
-from bonsai_quant.benchmark import Benchmark, read_benchmark
-from bonsai_quant.errors import BadInput, EnvironmentFault, OutputExists, UsageError
-from bonsai_quant.gallery import Gallery, Marks, by_chance, judge, make_task, shrink, strangers
-from bonsai_quant.grid import Cell, Row, check_png, draw_grid
-from bonsai_quant.intervals import Resampled, adjusted_ratio, ratio, resample
-from bonsai_quant.scenes.draw import draw
-from bonsai_quant.scenes.layout import compose
-from bonsai_quant.scenes.scene import Meaning, Prompt, Want
-from bonsai_quant.scenes.world import CATEGORIES, SMALL
-from bonsai_quant.score import compare
-from bonsai_quant.storage.single import write_file
+from bonsai_quant import convert, score
+from bonsai_quant.core import requirements as needs
+from bonsai_quant.core.errors import BadInput, EnvironmentFault, OutputExists, UsageError
+from bonsai_quant.evaluation.bootstrap import Resampled, adjusted_ratio, ratio, resample
+from bonsai_quant.evaluation.contact_sheet import Cell, Row, check_png, draw_grid
+from bonsai_quant.evaluation.gallery import (
+    Gallery,
+    Marks,
+    by_chance,
+    judge,
+    make_task,
+    shrink,
+    strangers,
+)
+from bonsai_quant.evaluation.scenes.draw import draw
+from bonsai_quant.evaluation.scenes.layout import compose
+from bonsai_quant.evaluation.scenes.scene import Meaning, Prompt, Want
+from bonsai_quant.evaluation.scenes.world import CATEGORIES, SMALL
+from bonsai_quant.evaluation.score import compare
+from bonsai_quant.runners.picture_settings import Benchmark, read_benchmark
+from bonsai_quant.storage.small_file import write_file
 
 MINI = Benchmark(height=64, width=64, max_sequence_length=20)
 """mini-klein's own."""
@@ -51,7 +59,7 @@ def packs(standin, tmp_path_factory):
 
 
 def test_an_interval_holds_the_truth_about_as_often_as_it_says(monkeypatch):
-    monkeypatch.setattr("bonsai_quant.intervals.RESAMPLES", 500)
+    monkeypatch.setattr("bonsai_quant.evaluation.bootstrap.RESAMPLES", 500)
     rng = np.random.default_rng(0)
     inside = 0
     for n in range(200):
@@ -330,23 +338,23 @@ def test_the_ladder_fills_its_page(truth, standin, tmp_path, monkeypatch):
     from click.testing import CliRunner
 
     root = Path(__file__).parent.parent
-    monkeypatch.syspath_prepend(str(root / "tools"))
-    import ladder
+    monkeypatch.syspath_prepend(str(root))
+    from benchmarks import retention
 
-    monkeypatch.setattr(ladder, "SAMPLES", 64)
+    monkeypatch.setattr(retention, "SAMPLES", 64)
     (tmp_path / "quality.md").write_text((root / "docs/quality.md").read_text())
     options = {
         "--source": standin,
         "--work": tmp_path / "w",
         "--docs": tmp_path,
+        "--results": tmp_path,
         "--prompts": 2,
         "--images": 1,
     }
     arguments = [str(x) for pair in options.items() for x in pair]
-    done = CliRunner().invoke(ladder.main, arguments, catch_exceptions=False)
-    sys.modules.pop("ladder")
+    done = CliRunner().invoke(retention.main, arguments, catch_exceptions=False)
     assert done.exit_code == 0
-    figures = json.loads((tmp_path / "quality.json").read_text())
+    figures = json.loads((tmp_path / "retention.json").read_text())
     rungs = [(r["mode"], r["way"]) for r in figures["rungs"]]
     ways = ("absmean", "exact", "weighted", "gptq", "folded")
     assert rungs == [(m, w) for m in ("ternary", "binary") for w in ways]

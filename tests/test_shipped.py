@@ -8,15 +8,16 @@ import shutil
 import models
 import pytest
 
-from bonsai_quant import convert, inspect, plan, shipped, verify
-from bonsai_quant.benchmark import read_benchmark
-from bonsai_quant.errors import EnvironmentFault, UsageError
-from bonsai_quant.gallery import judge, make_task, shrink
-from bonsai_quant.levels.images import LEAST_PSNR, psnr
+from bonsai_quant import convert, inspect, plan, verify
+from bonsai_quant.core.errors import EnvironmentFault, UsageError
+from bonsai_quant.evaluation.gallery import judge, make_task, scenery, shrink
+from bonsai_quant.packs.pipeline import find_pipeline, locate
 from bonsai_quant.runners import open_runner
-from bonsai_quant.runners.places import find_pipeline, locate
+from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.runners.runner import paint
-from bonsai_quant.source import open_source
+from bonsai_quant.sources import shipped
+from bonsai_quant.sources.open import open_source
+from bonsai_quant.verification.levels.images import LEAST_PSNR, psnr
 
 NAME = "mini-klein"
 pytestmark = pytest.mark.usefixtures("shipped")
@@ -102,8 +103,8 @@ def test_the_packs_in_this_package_paint_what_is_asked(pack, monkeypatch):
           for name in ("torch", "mlx")}  # fmt: skip
     assert min(psnr(a, b) for a, b in zip(by["torch"], by["mlx"], strict=True)) >= LEAST_PSNR
     for pictures in by.values():
-        small = shrink(pictures, benchmark.scenery.pixels)[:, None]
-        assert judge(small, task.prompts, benchmark.scenery).passed.sum() >= 5
+        small = shrink(pictures, scenery(benchmark).pixels)[:, None]
+        assert judge(small, task.prompts, scenery(benchmark)).passed.sum() >= 5
 
 
 def test_weights_of_the_package_are_not_ignored():

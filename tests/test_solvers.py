@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bonsai_quant import bits
-from bonsai_quant.schema import BITS
-from bonsai_quant.solvers import SOLVERS, nearest, solve, ternary
-from bonsai_quant.solvers.grid import LARGEST, SMALLEST, on_grid, round_kept, round_to_grid
+from bonsai_quant.core.schema import BITS
+from bonsai_quant.quantization import packing as bits
+from bonsai_quant.quantization.grid import LARGEST, SMALLEST, on_grid, round_kept, round_to_grid
+from bonsai_quant.quantization.solvers import SOLVERS, nearest, solve, ternary
 
 
 def as_bf16(values) -> np.ndarray:

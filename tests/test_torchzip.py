@@ -21,10 +21,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bonsai_quant.errors import BadInput, BonsaiError, Unsupported
-from bonsai_quant.schema import StoredTensor, TensorSpec
-from bonsai_quant.storage import storedzip, torchpickle, torchzip
-from bonsai_quant.storage.torchzip_reader import check_crc, read_index
+from bonsai_quant.core.errors import BadInput, BonsaiError, Unsupported
+from bonsai_quant.core.schema import StoredTensor, TensorSpec
+from bonsai_quant.storage.containers import storedzip, torchpickle, torchzip
+from bonsai_quant.storage.containers.torchzip_reader import check_crc, read_index
 
 torch = pytest.importorskip("torch")
 

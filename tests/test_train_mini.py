@@ -83,7 +83,7 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(trained, tmp_path):
 
 
 def test_no_training_caption_is_held_out():
-    from bonsai_quant.scenes.grammar import split_of
+    from bonsai_quant.evaluation.scenes.grammar import split_of
 
     said = latents.training_meanings(TINY.world)
     assert {split_of(m) for m in said} == {"train"}

@@ -11,7 +11,7 @@ import pytest
 from forge import exchange, flip, orphan, resign
 
 from bonsai_quant import verify
-from bonsai_quant.pack import open_pack
+from bonsai_quant.packs.read import open_pack
 
 
 @pytest.fixture

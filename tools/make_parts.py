@@ -16,10 +16,10 @@ import click
 import torch
 from make_checkpoint import draw_tensor
 
-from bonsai_quant.parts.encoder import shapes
-from bonsai_quant.schema import TensorSpec
-from bonsai_quant.shipped import DATA
-from bonsai_quant.storage.safetensors import build_header
+from bonsai_quant.core.schema import TensorSpec
+from bonsai_quant.sources.components.text_encoder import shapes
+from bonsai_quant.sources.shipped import DATA
+from bonsai_quant.storage.containers.safetensors import build_header
 
 QWEN3_4B = {
     "vocab_size": 151936,

@@ -1,18 +1,8 @@
-"""The Hub: a plan's headers by range requests, weights into its cache, packs in both directions."""
+"""Transport: one commit of a repo on the Hub, listed, brought and sent. Knows files, no models."""
 
-from .commit import Commit, Remote, find_cached, resolve, split_id
+from .cache import ABSENT, bring, check_cache_room, check_small, discard, git_hash, mismatch
+from .listing import Commit, Remote, find_cached, resolve, split_id
 from .repo import check_login, find_or_open_request, open_repo
-from .transfer import (
-    ABSENT,
-    bring,
-    check_cache_room,
-    check_small,
-    discard,
-    download,
-    fetch,
-    git_hash,
-    mismatch,
-)
 from .upload import Local, check_remote, is_there, put, read_remote
 
 __all__ = [
@@ -26,8 +16,6 @@ __all__ = [
     "check_remote",
     "check_small",
     "discard",
-    "download",
-    "fetch",
     "find_cached",
     "find_or_open_request",
     "git_hash",

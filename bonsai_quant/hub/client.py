@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from ..errors import (
+from bonsai_quant.core.errors import (
     BonsaiError,
     EnvironmentFault,
     HubConflict,
@@ -21,7 +21,7 @@ from ..errors import (
     HubUnavailable,
     UsageError,
 )
-from ..version import TOOL, __version__
+from bonsai_quant.core.version import TOOL, __version__
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,20 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def token() -> str:
+    """The user's token as the Hub's client finds it, "" where there is none."""
+    from huggingface_hub import get_token
+
+    return get_token() or ""
+
+
+def page_of(repo: str) -> str:
+    """The address of a repo's page."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{repo}"
 
 
 def api() -> Any:

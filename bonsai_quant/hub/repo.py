@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from ..errors import HubConflict, HubDenied, HubUnavailable
-from ..version import TOOL
+from bonsai_quant.core.errors import HubConflict, HubDenied, HubUnavailable
+from bonsai_quant.core.version import TOOL
+
 from . import client
-from .commit import check_id
+from .listing import check_id
 
 log = logging.getLogger(__name__)
 

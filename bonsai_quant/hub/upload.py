@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import HubConflict, HubDenied, HubMismatch, HubUnavailable
-from ..storage import fs
+from bonsai_quant.core.errors import HubConflict, HubDenied, HubMismatch, HubUnavailable
+from bonsai_quant.storage import fs
+
 from . import client
-from .commit import Commit, Remote, resolve
-from .transfer import check_small, git_hash
+from .cache import check_small, git_hash
+from .listing import Commit, Remote, resolve
 
 log = logging.getLogger(__name__)
 

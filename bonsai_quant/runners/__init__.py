@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..recipe import unknown
+from bonsai_quant.core.errors import unknown
 
 if TYPE_CHECKING:
-    from .places import Place
+    from bonsai_quant.packs.pipeline import Place
+
     from .runner import Runner
 
 RUNNERS = ("torch", "mlx")
@@ -21,7 +22,7 @@ def open_runner(place: Place, backend: str = "auto") -> Runner:
         from .mlx import MlxRunner
 
         return MlxRunner(place)
-    from .torch import TorchRunner
+    from bonsai_quant.runners.torch.runner import TorchRunner
 
     return TorchRunner(place)
 
@@ -29,7 +30,7 @@ def open_runner(place: Place, backend: str = "auto") -> Runner:
 def _on_apple() -> bool:
     import platform
 
-    from ..needs import MLX, missing
+    from bonsai_quant.core.requirements import MLX, missing
 
     apple = (platform.system(), platform.machine()) == ("Darwin", "arm64")
     return apple and not missing(MLX)

@@ -13,13 +13,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..schema import PictureSettings
+from bonsai_quant.core.schema import PictureSettings
+from bonsai_quant.packs.pipeline import Place
+
 from . import noise
-from .memory import Meter
-from .places import Place
-from .references import Reference
+from .edit_images import Reference
+from .memory_meter import Meter
 from .sampling import PIXELS, Latents, Velocity, guided, levels, walk
-from .tiles import in_tiles
+from .vae_tiles import in_tiles
 
 
 class Runner(Protocol):

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadInput, Unsupported
-from ..shards import read_json
+from bonsai_quant.core.errors import BadInput, Unsupported
+from bonsai_quant.storage.strict_json import read_json
 
 Latents = NDArray[np.float32]
 """[n, rows, columns, channels]: a token per 16 x 16 pixels, mean 0 and variance 1 per channel."""

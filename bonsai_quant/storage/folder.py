@@ -10,7 +10,8 @@ import socket
 from collections.abc import Collection
 from pathlib import Path
 
-from ..errors import EnvironmentFault, OutputExists
+from bonsai_quant.core.errors import EnvironmentFault, OutputExists
+
 from . import fs
 
 OWNER = ".owner"

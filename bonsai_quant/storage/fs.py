@@ -7,7 +7,6 @@ with SIGBUS, without a message.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import ctypes.util
 import errno
 import hashlib
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput, EnvironmentFault, OutputExists
+from bonsai_quant.core.errors import BadInput, EnvironmentFault, OutputExists
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 CHUNK = 8 << 20

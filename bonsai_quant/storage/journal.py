@@ -16,7 +16,8 @@ from typing import Any
 
 import xxhash
 
-from ..errors import OutputExists
+from bonsai_quant.core.errors import OutputExists
+
 from . import fs
 from .staging import Staging
 

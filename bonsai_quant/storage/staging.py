@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from ..errors import EnvironmentFault, OutputExists, UsageError, VerificationFailed
+from bonsai_quant.core.errors import EnvironmentFault, OutputExists, UsageError, VerificationFailed
+
 from . import fs
 from .folder import Identity, clear, contents, lock, open_folder, remove, sign
+from .fs import NotOnDisk
 
 APPEARED = "appeared or changed while this run was working"
 REPLACED = "was removed or replaced during the run, or something in it or above it was"
@@ -215,35 +217,20 @@ def _identity(fd: int) -> Identity:
     return info.st_dev, info.st_ino
 
 
-def free_bytes(folder: Path) -> int:
-    """Bytes that a process without privileges may still write beside `folder`."""
-    at = _nearest(folder)
-    with fs.explained(at, "asking for free space"):
-        info = os.statvfs(at)
-    return info.f_bavail * info.f_frsize
-
-
-def same_disk(a: Path, b: Path) -> bool:
-    """Whether what is written to both takes room from the same file system."""
-    return os.stat(_nearest(a)).st_dev == os.stat(_nearest(b)).st_dev
-
-
-def check_writable(out: Path) -> None:
-    """Refuse early when nothing can be created where the output will stand."""
-    at = _nearest(out.parent)
-    if not at.is_dir():
-        raise UsageError(f"{at} is not a folder", hint="choose another output with -o")
-    if not os.access(at, os.W_OK | os.X_OK):
-        raise EnvironmentFault(
-            "nothing can be created here",
-            where=str(at),
-            hint="check the permissions, or choose another output with -o",
-        )
-
-
-def _nearest(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there and can be seen."""
-    at = Path(os.path.abspath(path))
-    while not os.path.exists(at) and at != at.parent:
-        at = at.parent
-    return at
+@contextlib.contextmanager
+def kept_for_resume(staging: Staging) -> Iterator[None]:
+    """Keep the staging folder after an interruption or a machine's fault, not after bad input."""
+    try:
+        yield
+    except NotOnDisk:
+        raise
+    except EnvironmentFault as e:
+        staging.keep = True
+        e.hint = f"{e.hint}; the same command with --resume continues".removeprefix("; ")
+        raise
+    except (OutputExists, MemoryError):
+        staging.keep = True
+        raise
+    except BaseException as e:
+        staging.keep = not isinstance(e, Exception)
+        raise

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
-from ..errors import EnvironmentFault, VerificationFailed
+from bonsai_quant.core.errors import EnvironmentFault, VerificationFailed
+from bonsai_quant.storage.containers.layout import Layout
+
 from . import fs
-from .layout import Layout
 from .staging import Staging
 
 PIECE = 4 << 20

@@ -21,10 +21,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import bonsai_quant
-from bonsai_quant.cli import main
-from bonsai_quant.convert import write_packs
-from bonsai_quant.errors import BonsaiError
-from bonsai_quant.plan import Plan
+from bonsai_quant.cli.main import main
+from bonsai_quant.conversion.convert import write_packs
+from bonsai_quant.conversion.plan import Plan
+from bonsai_quant.core.errors import BonsaiError
 from bonsai_quant.storage import fs
 
 MODEL = ((1, 1), {"h": 128, "i": 64, "o": 64, "j": 128, "t": 64, "d": 128, "m": 128})

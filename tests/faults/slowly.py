@@ -6,7 +6,7 @@ python slowly.py OPERATIONS SECONDS ARGUMENTS...: each of these operations (`pwr
 import sys
 import time
 
-from bonsai_quant.cli import main
+from bonsai_quant.cli.main import main
 from bonsai_quant.storage import fs
 
 operations, seconds, arguments = sys.argv[1].split(","), float(sys.argv[2]), sys.argv[3:]

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bonsai_quant.errors import BonsaiError, EnvironmentFault, VerificationFailed
+from bonsai_quant.core.errors import BonsaiError, EnvironmentFault, VerificationFailed
 from bonsai_quant.storage import fs
 
 from .harness import beside, call_main, die, digests, fail, in_child, nothing, one_line, seam

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bonsai_quant.errors import OutputExists
+from bonsai_quant.core.errors import OutputExists
 from bonsai_quant.storage import fs
 
 from .harness import (

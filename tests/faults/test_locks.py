@@ -16,8 +16,8 @@ import pytest
 import xxhash
 
 from bonsai_quant import convert, export, plan
-from bonsai_quant.convert import write_packs
-from bonsai_quant.errors import BonsaiError, OutputExists
+from bonsai_quant.conversion.convert import write_packs
+from bonsai_quant.core.errors import BonsaiError, OutputExists
 
 from .harness import MODEL, World, beside, call_main, die, digests, in_child, nothing, seam
 from .test_kill import half_done  # noqa: F401
@@ -150,7 +150,7 @@ def test_a_journal_for_other_options(world, tmp_path, left, options):
 
 
 def test_a_journal_of_another_version(world, tmp_path, left, monkeypatch):
-    monkeypatch.setattr("bonsai_quant.resume.__version__", "9.9")
+    monkeypatch.setattr("bonsai_quant.conversion.resume.__version__", "9.9")
     with pytest.raises(OutputExists, match="version"):
         world.convert(tmp_path / "out", resume=True)
     monkeypatch.undo()

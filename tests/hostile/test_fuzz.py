@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 
-from bonsai_quant.errors import BadInput, Unsupported
-from bonsai_quant.schema import DTYPE_BYTES
-from bonsai_quant.storage.safetensors import read_header
+from bonsai_quant.core.errors import BadInput, Unsupported
+from bonsai_quant.core.schema import DTYPE_BYTES
+from bonsai_quant.storage.containers.safetensors import read_header
 
 from .conftest import mk
 

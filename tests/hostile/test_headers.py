@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from bonsai_quant import source
-from bonsai_quant.errors import BadInput
+from bonsai_quant.core.errors import BadInput
+from bonsai_quant.sources import checkpoint as source
 from bonsai_quant.storage import fs
-from bonsai_quant.storage.safetensors import MAX_HEADER, read_header
+from bonsai_quant.storage.containers.safetensors import MAX_HEADER, read_header
 
 from .conftest import MATRIX, MODE, SINGLE_FILE, complaint, mk, save, save_shards, table_of, tiny
 
@@ -214,7 +214,7 @@ def test_a17_a_truncated_model_says_how_much_is_missing(missing, refuse, tmp_pat
     ("BOOL", 4), ("C64", 4), ("Q4", 3), ("bf16", 3), ("BF16 ", 3),
 ])  # fmt: skip
 def test_a21_known_dtypes_are_unsupported_unknown_ones_wrong(dtype, code, refuse, tmp_path):
-    from bonsai_quant.schema import DTYPE_BYTES
+    from bonsai_quant.core.schema import DTYPE_BYTES
 
     table, body = table_of(tiny())
     last = max(table, key=lambda n: table[n]["data_offsets"])

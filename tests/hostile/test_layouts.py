@@ -402,8 +402,8 @@ def test_b46_missing_and_unexpected_tensors(case, tmp_path, refuse):
 
 def test_b46_a_known_width_with_another_depth_is_a_doubt(tmp_path, run):
     """What Klein 4B looks like without its last block, as far as names and shapes go."""
-    from bonsai_quant.bases import detect, flux2
-    from bonsai_quant.schema import StoredTensor
+    from bonsai_quant.core.schema import StoredTensor
+    from bonsai_quant.sources.families import detect, flux2
 
     sizes = {"h": 3072, "i": 128, "o": 128, "j": 7680, "t": 256, "d": 128, "m": 9216}
     for counts, doubts in (((5, 20), 0), ((5, 19), 1), ((4, 20), 1)):

@@ -15,7 +15,7 @@ import models
 import pytest
 import xxhash
 
-from bonsai_quant import resume as resuming
+from bonsai_quant.conversion import resume as resuming
 from bonsai_quant.storage import fs
 
 from .conftest import MODE, MODEL, SINGLE_FILE, complaint, listing, save, save_shards, tiny

@@ -15,22 +15,24 @@ import models
 import numpy as np
 import pytest
 
-from bonsai_quant import dense, pipeline
-from bonsai_quant.assembly import Assembly, Span
-from bonsai_quant.checks import Checks
-from bonsai_quant.errors import BadInput
-from bonsai_quant.pack import open_pack
-from bonsai_quant.schema import (
+from bonsai_quant.conversion import stream as pipeline
+from bonsai_quant.conversion.checks import Checks
+from bonsai_quant.conversion.quantize_tensor import Assembly
+from bonsai_quant.core.errors import BadInput
+from bonsai_quant.core.schema import (
     PackedLayer,
     PackTensor,
     Piece,
     PlannedTensor,
+    Span,
     StoredTensor,
     TensorSpec,
 )
-from bonsai_quant.solvers import solve
-from bonsai_quant.solvers.weights import as_float32
-from bonsai_quant.source import SourceFile
+from bonsai_quant.packs.read import open_pack
+from bonsai_quant.quantization import dequantize as dense
+from bonsai_quant.quantization.bf16 import as_float32
+from bonsai_quant.quantization.solvers import solve
+from bonsai_quant.sources.checkpoint import SourceFile
 
 from .conftest import MATRIX, MODE, MODEL, NORM, SINGLE_FILE, mk, original, save, table_of, tiny
 

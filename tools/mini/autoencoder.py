@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLFlux2
 
-from bonsai_quant.scenes.draw import draw
-from bonsai_quant.scenes.grammar import draw_prompt
-from bonsai_quant.scenes.layout import compose
-from bonsai_quant.scenes.world import World
+from bonsai_quant.evaluation.scenes.draw import draw
+from bonsai_quant.evaluation.scenes.grammar import draw_prompt
+from bonsai_quant.evaluation.scenes.layout import compose
+from bonsai_quant.evaluation.scenes.world import World
 
 from .run import Run, device, schedule
 from .sizes import Size

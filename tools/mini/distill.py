@@ -13,8 +13,8 @@ import torch
 from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 from tqdm import tqdm
 
-from bonsai_quant.scenes.checker import check
-from bonsai_quant.scenes.world import CATEGORIES
+from bonsai_quant.evaluation.scenes.checker import check
+from bonsai_quant.evaluation.scenes.world import CATEGORIES
 
 from .autoencoder import decode
 from .encoder import empty_caption

@@ -10,9 +10,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from bonsai_quant.scenes.grammar import draw_prompt, vocabulary
-from bonsai_quant.scenes.scene import Meaning, Prompt
-from bonsai_quant.scenes.world import RELATIONS, SIZES, TONES, World
+from bonsai_quant.evaluation.scenes.grammar import draw_prompt, vocabulary
+from bonsai_quant.evaluation.scenes.scene import Meaning, Prompt
+from bonsai_quant.evaluation.scenes.world import RELATIONS, SIZES, TONES, World
 
 from .run import Run, device, schedule
 from .sizes import Size

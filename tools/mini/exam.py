@@ -11,8 +11,8 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from PIL import Image
 from torch import nn
 
-from bonsai_quant.scenes.checker import check
-from bonsai_quant.scenes.grammar import prompts
+from bonsai_quant.evaluation.scenes.checker import check
+from bonsai_quant.evaluation.scenes.grammar import prompts
 
 from .autoencoder import decode
 from .encoder import captions_of, empty_caption

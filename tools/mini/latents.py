@@ -10,11 +10,11 @@ import torch
 from diffusers import AutoencoderKLFlux2
 from tqdm import tqdm
 
-from bonsai_quant.scenes.draw import draw
-from bonsai_quant.scenes.grammar import meanings_of, phrasings
-from bonsai_quant.scenes.layout import compose
-from bonsai_quant.scenes.scene import Meaning
-from bonsai_quant.scenes.world import CATEGORIES, World
+from bonsai_quant.evaluation.scenes.draw import draw
+from bonsai_quant.evaluation.scenes.grammar import meanings_of, phrasings
+from bonsai_quant.evaluation.scenes.layout import compose
+from bonsai_quant.evaluation.scenes.scene import Meaning
+from bonsai_quant.evaluation.scenes.world import CATEGORIES, World
 
 from .autoencoder import as_batch, normalised, raw_latents
 from .encoder import captions_of

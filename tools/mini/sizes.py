@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bonsai_quant.scenes.world import LARGE, SMALL, World
+from bonsai_quant.evaluation.scenes.world import LARGE, SMALL, World
 
 
 @dataclass(frozen=True)

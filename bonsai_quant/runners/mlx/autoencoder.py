@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...shards import read_json
+from bonsai_quant.storage.strict_json import read_json
 
 EPS = 1e-6
 

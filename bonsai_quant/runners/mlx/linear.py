@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from ...pack import Pack
-from ...schema import GROUP, PackedLayer
+from bonsai_quant.core.schema import GROUP, PackedLayer
+from bonsai_quant.packs.read import Pack
 
 AT_ONCE = 1 << 22
 """Weights dequantized at a time on a CPU."""

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import Unsupported
-from ...integrity import held
-from ...needs import check_mlx
-from .. import memory
-from ..loading import loading
-from ..places import Place
-from ..references import Reference, places, with_references
-from ..sampling import Latents, Velocity, check_scheduler
-from ..words import load_tokenizer
+from bonsai_quant.core.errors import Unsupported
+from bonsai_quant.core.memory import resident
+from bonsai_quant.core.requirements import check_mlx
+from bonsai_quant.packs.integrity import held
+from bonsai_quant.packs.pipeline import Place
+from bonsai_quant.runners.edit_images import Reference, places, with_references
+from bonsai_quant.runners.memory_meter import give_back
+from bonsai_quant.runners.sampling import Latents, Velocity, check_scheduler
+from bonsai_quant.runners.text import load_tokenizer, loading
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -127,7 +127,7 @@ class MlxRunner:
         """What MLX holds on the GPU, or what the process holds."""
         import mlx.core as mx
 
-        return int(mx.get_active_memory()) if self.on_gpu else memory.resident()
+        return int(mx.get_active_memory()) if self.on_gpu else resident()
 
     def _array(self, values: NDArray[np.float32]) -> mx.array:
         import mlx.core as mx
@@ -142,5 +142,5 @@ class MlxRunner:
     def _forget(self) -> None:
         import mlx.core as mx
 
-        memory.give_back()
+        give_back()
         mx.clear_cache()

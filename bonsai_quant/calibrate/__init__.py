@@ -1,5 +1,0 @@
-"""Learn what the inputs of every layer look like, on the model's own way to pictures."""
-
-from .work import Calibrated, calibrate
-
-__all__ = ["Calibrated", "calibrate"]

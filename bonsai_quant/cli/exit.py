@@ -1,0 +1,119 @@
+"""How the program ends: signals, failures, lost streams, and the documented exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from bonsai_quant.core.errors import BonsaiError, EnvironmentFault, printable
+
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
+"""Those that stop a run, with the exit code of each."""
+GRACE_S = 1.0
+"""For the threads to end after a signal; then the process ends without them."""
+INTERRUPTED = "interrupted -> a conversion continues with --resume"
+
+
+class Stopped(BaseException):
+    """A signal asks to stop. No KeyboardInterrupt, which click would turn into its own Abort."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[None]:
+    """The first signal unwinds the stack; a second one, or the end of the grace, exits at once.
+
+    Nothing is lost by that: what a killed run leaves can be resumed as well.
+    """
+    handled = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN]  # as `nohup` leaves it
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        code = SIGNALS[signal.Signals(number)]
+        for n in (*handled, signal.SIGALRM):
+            signal.signal(n, partial(_exit_at_once, code))
+        signal.setitimer(signal.ITIMER_REAL, GRACE_S)
+        raise Stopped(code)
+
+    before = {n: signal.signal(n, stop) for n in handled}
+    try:
+        yield
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+
+
+def _exit_at_once(code: int, number: int, frame: FrameType | None) -> NoReturn:
+    _complain(INTERRUPTED)
+    os._exit(code)
+
+
+def fill_standard_streams() -> None:
+    """Open descriptors 0 to 2 where they are closed, or the next file would get the number.
+
+    What is printed to such a stream fails, as it must: nobody would see it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), number)
+            mode = "w" if number else "r"
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def explain(e: BaseException) -> int:
+    """Print one line about a failure; -> its exit code."""
+    if isinstance(e, SystemExit):
+        if not isinstance(e.__context__, OSError):
+            return e.code if isinstance(e.code, int) else 1
+        e = e.__context__  # click met a closed pipe
+    if isinstance(e, click.exceptions.Exit):
+        return e.exit_code
+    if isinstance(e, Stopped | KeyboardInterrupt | click.Abort):
+        _complain(INTERRUPTED)
+        return e.code if isinstance(e, Stopped) else 130
+    if isinstance(e, click.ClickException):
+        _complain(f"error[usage]: {printable(e.format_message())} -> see --help")
+        return 2
+    if isinstance(e, MemoryError):
+        e = EnvironmentFault("not enough memory", hint="use fewer --threads")
+    if isinstance(e, OSError):
+        e = EnvironmentFault(e.strerror or str(e), where=str(e.filename or ""))
+    if isinstance(e, BonsaiError):
+        _complain(f"error[{e.kind}]: {e}")
+        return e.exit_code
+    _complain(
+        f"error[bug]: {type(e).__name__}: {printable(e)} -> run again with --debug and report"
+    )
+    return 1
+
+
+def _complain(line: str) -> None:
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        pass  # stderr is full or closed: the exit code still tells
+
+
+def leave(code: int) -> NoReturn:
+    """Exit, without Python's own complaint about a lost stream, or its wait for threads."""
+    at_once = code in SIGNALS.values()
+    for stream in (sys.stderr, sys.stdout):
+        try:
+            stream.flush()
+        except OSError:
+            at_once = True
+            if stream is sys.stdout:
+                code = code or EnvironmentFault.exit_code
+    if at_once:
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,148 @@
+"""What commands say: every result as text for people and as plain data for programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bonsai_quant.conversion.convert import Converted
+from bonsai_quant.conversion.plan import MEASURED, Plan
+from bonsai_quant.core.schema import PlannedTensor, to_json
+from bonsai_quant.core.text import columns, grouped, megabytes
+from bonsai_quant.packs import whitepaper as published
+from bonsai_quant.packs.manifest import Manifest
+from bonsai_quant.packs.provenance import lora_record
+
+from .answer import Answer
+
+
+def planned(plan: Plan) -> Answer:
+    """What a conversion will do."""
+    info = plan.info
+    head = [
+        ("source", f"{plan.source.place}: {info.base}, {plan.source.model.reason}"),
+        ("packed", f"{len(info.packed)} layers, {sum(t.size for t in info.packed):,} weights"),
+        ("kept", f"{len(info.kept)} tensors, {sum(t.size for t in info.kept):,} weights"),
+        ("reads", f"{plan.source_bytes:,} bytes"),
+        ("writes", f"{plan.output_bytes:,} bytes, and {', '.join(MEASURED)} per format"),
+        ("memory", f"at most {megabytes(plan.memory_bytes)} with {plan.threads} threads"),
+    ]
+    head[1:1] = [("lora", f"{a.path}: {a.summary()}") for a in plan.loras]
+    if plan.child_bytes:
+        head.append(("", f"about {megabytes(plan.child_bytes)} in a process of hqq's own"))
+    settings = [(f"  {s.name}", s.value, f"({s.origin})") for s in plan.settings]
+    fates = [("  tensor", "n", "shape", "becomes")]
+    fates += [(f"  {name}", str(n), shape, act) for name, n, shape, act, _ in grouped(plan.tensors)]
+    files = [
+        (f"  {f.format}/{f.path}", f"{'' if f.exact else 'about '}{f.size:,} bytes")
+        for f in plan.files
+        if f.size
+    ]
+    parts = [columns(head), "\nsettings", columns(settings), "", columns(fates, (1,))]
+    parts += ["\nfiles", columns(files, (1,)), *_beside_published(plan)]
+    return Answer("\n".join(parts), _plan_data(plan))
+
+
+def _beside_published(plan: Plan) -> list[str]:
+    """Whole deployments of Klein 4B beside those of the whitepaper."""
+    blocks = []
+    for name in plan.beside if plan.info.base == published.BASE else ():
+        sizes = [(f.path, f.size) for f in plan.files if f.format == name]
+        rows = [(f"  {name}", "GB", "published")]
+        rows += [
+            (f"  {part}", f"{size / 1e9:.3f}", "" if said is None else f"{said:.2f}")
+            for part, size, said in published.beside_published(plan.info.mode, name, sizes)
+        ]
+        blocks.append("\n" + columns(rows, (1, 2)))
+    return blocks
+
+
+def _plan_data(plan: Plan) -> dict[str, Any]:
+    model, info = plan.source.model, plan.info
+    return {
+        "base": info.base,
+        "mode": info.mode,
+        "layout": model.layout,
+        "reason": model.reason,
+        "formats": list(plan.formats),
+        "counts": {"packed": len(info.packed), "kept": len(info.kept)},
+        "source_bytes": plan.source_bytes,
+        "output_bytes": plan.output_bytes,
+        "memory_bytes": plan.memory_bytes,
+        "child_bytes": plan.child_bytes,
+        "threads": plan.threads,
+        "settings": [to_json(s) for s in plan.settings],
+        "files": [to_json(f) for f in plan.files],
+        "tensors": [to_json(t.tensor) | {"rule": t.rule} for t in plan.tensors],
+        "lora": [lora_record(a).model_dump(mode="json") for a in plan.loras],
+    }
+
+
+def explained(planned: PlannedTensor) -> Answer:
+    """Which rule decided about a tensor."""
+    t = planned.tensor
+    rows = [
+        ("tensor", t.name),
+        ("shape", " x ".join(map(str, t.shape))),
+        ("becomes", t.action),
+        ("rule", planned.rule),
+    ]
+    rows += [
+        (
+            "from",
+            f"{p.stored.spec.name}, rows {p.start} to {p.stop}, {p.stored.spec.dtype} in "
+            f"{p.stored.path.name}",
+        )
+        for p in planned.pieces
+    ]
+    rows += [
+        ("lora", f"{d.lora}: {d.factor:g} times {d.up[0].stored.spec.name}, rank {d.rank}")
+        for d in planned.deltas
+    ]
+    added = [{"file": str(d.lora), "rank": d.rank, "factor": d.factor} for d in planned.deltas]
+    return Answer(columns(rows), to_json(t) | {"rule": planned.rule, "lora": added})
+
+
+def converted(made: Converted) -> Answer:
+    """What a conversion wrote."""
+    first = next(iter(made.manifests.values()))
+    measured = first.measured
+    rows = [
+        (
+            f"  {made.out / name}",
+            megabytes(sum(f.size for f in m.files)),
+            f"{m.bits_per_weight:g} bits per packed weight",
+        )
+        for name, m in made.manifests.items()
+    ]
+    text = [
+        f"{first.base}, {first.mode}: {first.counts.packed} layers packed, "
+        f"{first.counts.kept} tensors kept",
+        columns(rows, (1,)),
+    ]
+    text += [
+        f"lora {a.name}: {a.modules} of {a.modules + a.ignored} modules matched, scale {a.scale:g}"
+        for a in first.source.lora
+    ]
+    if measured and measured.lossless:
+        text.append("lossless: the source was on the grid already")
+    elif measured:
+        text.append(f"relative error {measured.relative_error:.4f} over all packed weights")
+        if measured.groups_below_grid:
+            text.append(f"{measured.groups_below_grid} groups had a scale below 2^-14 and got it")
+        if measured.kept_inexact:
+            text.append(f"{measured.kept_inexact} kept values were rounded to fp16 and bf16's grid")
+    data = {n: m.model_dump(mode="json") for n, m in made.manifests.items()}
+    return Answer(
+        "\n".join(text),
+        {"out": str(made.out), "manifests": data, "layers": [to_json(s) for s in made.layers]},
+    )
+
+
+def exported(out: Path, manifest: Manifest) -> Answer:
+    """What an export wrote."""
+    size = megabytes(sum(f.size for f in manifest.files))
+    return Answer(
+        f"{out}: {manifest.format}, {manifest.mode}, {size}",
+        {"out": str(out), "manifest": manifest.model_dump(mode="json")},
+    )

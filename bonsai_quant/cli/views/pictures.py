@@ -1,0 +1,62 @@
+"""Answers of the commands that paint: generate, score, demo."""
+
+from __future__ import annotations
+
+from bonsai_quant.cli.demo import Demo, Pictures
+from bonsai_quant.core.schema import to_json
+from bonsai_quant.core.text import columns, megabytes
+from bonsai_quant.evaluation.score import Scored
+from bonsai_quant.runners.generate import Generated
+
+from . import score as scoreboard
+from .answer import Answer
+from .conversion import converted, planned
+from .packs import compared, inspected, verified
+
+
+def scored(result: Scored) -> Answer:
+    """How well a model paints, and what it keeps of another."""
+    return Answer(scoreboard.text(result), scoreboard.data(result))
+
+
+def demonstrated(demo: Demo) -> Answer:
+    """The story of a demo."""
+    steps = {
+        "plan": planned(demo.plan),
+        **{f"convert_{m}": converted(c) for m, c in demo.packs.items()},
+        "inspect": inspected(demo.inspections, False),
+        **{f"verify_{m}": verified(v) for m, v in demo.verdicts.items()},
+        "diff": compared(demo.solvers, 3),
+        "pictures": painted(demo.pictures),
+    }
+    text = "\n\n".join(f"== {n.replace('_', ' ')}\n{a.text}" for n, a in steps.items())
+    return Answer(text, {"source": demo.source, "steps": {n: a.data for n, a in steps.items()}})
+
+
+def painted(pictures: Pictures | str) -> Answer:
+    """What a demo painted, or why it did not."""
+    if isinstance(pictures, str):
+        return Answer(f"not run: {pictures}", {"status": "not run", "reason": pictures})
+    table = scoreboard.short_table(pictures.scores)
+    note = "a small sample; `bonsai-quant score` measures"
+    return Answer(
+        f"{pictures.sheet}\n{scoreboard.about(pictures.task)}: {note}\n{table}",
+        {
+            "status": "run",
+            "side_by_side": str(pictures.sheet),
+            "settings": scoreboard.settings(pictures.task),
+            "scores": [to_json(m) for m in pictures.scores],
+        },
+    )
+
+
+def generated(made: Generated) -> Answer:
+    """Where the pictures are, and what making them took."""
+    files = [(str(p.path), f"seed {p.seed}", p.prompt) for p in made.pictures]
+    stages = [(s.name, f"{s.seconds:.1f} s", megabytes(s.peak_bytes)) for s in made.stages]
+    text = [
+        columns(files),
+        f"\nby {made.runner}; memory at most, {megabytes(made.at_rest)} of it before loading",
+        columns(stages, (1, 2)),
+    ]
+    return Answer("\n".join(text), to_json(made))

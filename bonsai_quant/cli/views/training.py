@@ -1,0 +1,50 @@
+"""Answers of the commands that train: calibrate, fold, distill, recover."""
+
+from __future__ import annotations
+
+from bonsai_quant.core.text import columns
+from bonsai_quant.training.calibrate import Calibrated
+from bonsai_quant.training.distill import Distilled
+from bonsai_quant.training.fold import Folded
+
+from .answer import Answer
+
+
+def calibrated(made: Calibrated) -> Answer:
+    """What was looked at, and what to do with it."""
+    r = made.record
+    behind = f"behind {r.mode} layers by {r.solver}" if r.solver else "in full precision"
+    lines = [
+        f"{made.out}: inputs of {len(r.inputs)} layers, {behind}",
+        f"{r.samples} states of {r.prompts['number']} prompts, {r.size:,} bytes",
+        f"use it with: bonsai-quant convert ... --solver {r.solver or 'gptq'} "
+        f"--calibration {made.out}",
+    ]
+    return Answer("\n".join(lines), {"out": str(made.out), **r.model_dump(mode="json")})
+
+
+def folded(made: Folded) -> Answer:
+    """What was changed."""
+    text = f"{made.out}: {len(made.layers)} layers changed, to the same outputs"
+    return Answer(text, {"out": str(made.out), "layers": made.layers})
+
+
+def training_memory(parts: dict[str, int], devices: int) -> Answer:
+    """What each of some GPUs would hold."""
+    total = sum(parts.values())
+    rows = [(f"  {name}", f"{n / 1e9:.2f} GB") for name, n in parts.items()]
+    head = f"{total / 1e9:.1f} GB on each of {devices} GPU{'s' * (devices > 1)}"
+    data = {"devices": devices, "bytes": total, "parts": parts}
+    return Answer("\n".join([head, columns(rows, (1,))]), data)
+
+
+def distilled(made: Distilled) -> Answer:
+    """How the training ended, and what to do with it."""
+    record = made.record or {}
+    held = ", ".join(f"{k} {v:.4f}" for k, v in record["held_out"].items() if k != "step")
+    lines = [
+        f"{made.out}: {record['layers']} layers on their {record['mode']} grid",
+        f"held-out prompts after {record['settings']['steps']} updates: {held}",
+        f"pack it with: bonsai-quant convert {made.out} --mode {record['mode']}",
+    ]
+    return Answer("\n".join(lines), {"out": str(made.out), **record})

@@ -1,0 +1,240 @@
+"""What a conversion will do to every tensor, to the byte, from headers alone."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bonsai_quant.core.errors import BadInput, Unsupported, UsageError, unknown
+from bonsai_quant.core.recipe import Recipe, apply_overrides
+from bonsai_quant.core.schema import (
+    CALIBRATED,
+    DEFAULT_FORMATS,
+    FORMAT_NAMES,
+    GROUP,
+    Action,
+    PackInfo,
+    PackTensor,
+    PlannedTensor,
+)
+from bonsai_quant.core.threads import Setting, choose_threads
+from bonsai_quant.packs.deployment import DEPLOYMENTS, Deployment, child_bytes, deployments
+from bonsai_quant.packs.formats import FORMATS
+from bonsai_quant.sources.checkpoint import Source
+from bonsai_quant.sources.license import CARD
+from bonsai_quant.sources.lora import Adapter, open_adapters
+from bonsai_quant.sources.open import open_source
+
+from .calibration_file import Calibration, open_calibration
+from .memory_need import _memory
+from .settings import choose_recipe, parse_formats
+
+MEASURED = (CARD, "layers.csv", "manifest.json")
+"""The only files whose size depends on the weights; SLACK_BYTES are for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file to be written. exact: its size is known before the weights are read."""
+
+    format: str
+    path: str
+    size: int
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a conversion needs to know. `tensors` and `info.tensors` are sorted by name.
+
+    beside: what goes beside the transformer, by format.
+    """
+
+    source: Source
+    recipe: Recipe
+    info: PackInfo
+    tensors: tuple[PlannedTensor, ...]
+    formats: tuple[str, ...]
+    files: tuple[PlannedFile, ...]
+    memory_bytes: int
+    threads: int
+    settings: tuple[Setting, ...]
+    calibration: Calibration | None = None
+    loras: tuple[Adapter, ...] = ()
+    beside: Mapping[str, Deployment] = field(default_factory=dict)
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes that will be read."""
+        others = sum(d.source_bytes for d in self.beside.values())
+        return sum(f.size for f in self.source.files) + others
+
+    @property
+    def child_bytes(self) -> int:
+        """About what a process beside this one takes, which makes a text encoder; often none."""
+        return max(map(child_bytes, self.beside.values()), default=0)
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of the files, those of unknown size left out."""
+        return sum(f.size for f in self.files)
+
+
+def plan(
+    source: str,
+    *,
+    mode: str | None = None,
+    recipe: str | Path | Recipe | None = None,
+    solver: str | None = None,
+    calibration: str | Path | None = None,
+    lora: Sequence[str] | str = (),
+    lora_partial: bool = False,
+    formats: Sequence[str] | str = DEFAULT_FORMATS,
+    revision: str | None = None,
+    threads: int | None = None,
+    max_memory: int | None = None,
+    strict: bool = False,
+    transformer_only: bool = False,
+) -> Plan:
+    """Decide the fate of every tensor; raises before any work when something cannot be done.
+
+    source: a path, a shipped model's name, or `org/name[@revision]` on the Hub.
+    mode, solver: override the recipe.  max_memory: bytes that must be enough.
+    calibration: a folder that `calibrate` made, for the solvers that need one.
+    lora: FILE or FILE:SCALE each, added to the weights before they are solved.
+    lora_partial: leave out what those files hold for other models, such as the text encoder.
+    strict: warnings about the source's index are errors.
+    transformer_only: leave the pipeline's other parts out of the packs.
+    """
+    used, settings = choose_recipe(recipe, mode, solver)
+    chosen = check_formats(parse_formats(formats))
+    workers, setting = choose_threads(threads)
+    parts = not transformer_only and any(f in DEPLOYMENTS for f in chosen)
+    found = open_source(source, revision=revision, strict=strict, parts=parts)
+    _check_base(found, used)
+    loras = open_adapters(lora, found.model, partial=lora_partial)
+    tensors = _decide(found, used, loras)
+    _check_groups(found.place, tensors)
+    info = PackInfo(
+        found.model.base, used.mode, dict(found.config), tuple(t.tensor for t in tensors)
+    )
+    calibrated = _calibration(calibration, used, info, loras)
+    beside = deployments(found.parts, chosen)
+    memory = _memory(info, tensors, workers, calibrated, beside)
+    if max_memory is not None and max_memory < memory:
+        raise UsageError(
+            f"--max-memory {max_memory} is too little; this needs {memory} bytes",
+            hint="raise it, or use fewer --threads",
+        )
+    files, origins = planned_files(info, chosen, beside), (*settings, setting)
+    return Plan(
+        found, used, info, tensors, chosen, files, memory, workers, origins, calibrated, loras,
+        beside,
+    )  # fmt: skip
+
+
+def _calibration(
+    folder: str | Path | None, recipe: Recipe, info: PackInfo, loras: Sequence[Adapter]
+) -> Calibration | None:
+    """The calibration that the solver needs, checked to fit every packed layer."""
+    needs = recipe.solver in CALIBRATED
+    if needs and loras:
+        raise Unsupported(
+            f"the solver {recipe.solver!r} needs to know the inputs of the merged model's layers, "
+            "and a calibration is of a checkpoint as it is",
+            hint="merge with a recipe that keeps every layer and --format unpacked; calibrate and "
+            "convert that",
+        )
+    if needs == (folder is not None):
+        if folder is None:
+            return None
+        found = open_calibration(folder)
+        found.check(info.packed)
+        if found.record.mode not in (None, recipe.mode):
+            raise UsageError(
+                f"was made behind {found.record.mode} layers, and this pack is {recipe.mode}",
+                where=str(folder),
+                hint="calibrate for this mode",
+            )
+        return found
+    if needs:
+        raise UsageError(
+            f"the solver {recipe.solver!r} needs a calibration",
+            hint="make one with `bonsai-quant calibrate`, and pass it as --calibration",
+        )
+    raise UsageError(
+        f"the solver {recipe.solver!r} uses no calibration",
+        hint=f"pass --solver {' or '.join(CALIBRATED)} as well",
+    )
+
+
+def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
+    """Known names, each once, in the order of FORMAT_NAMES."""
+    for name in formats:
+        if name not in FORMAT_NAMES:
+            raise unknown("format", name, FORMAT_NAMES)
+    if not formats:
+        raise UsageError("no format asked for", hint=f"choose from {', '.join(FORMAT_NAMES)}")
+    return tuple(f for f in FORMAT_NAMES if f in formats)
+
+
+def explain(plan: Plan, name: str) -> PlannedTensor:
+    """The planned tensor of that name (with or without `.weight`)."""
+    for t in plan.tensors:
+        if name in (t.tensor.name, t.tensor.linear):
+            return t
+    names = [t.tensor.linear for t in plan.tensors]
+    near = difflib.get_close_matches(name[:200], names, 1)
+    guess = f"; did you mean {near[0]!r}?" if near else ""
+    raise UsageError(f"no tensor {name[:200]!r}{guess}", hint="see the names in `plan --json`")
+
+
+def planned_files(
+    info: PackInfo, formats: Sequence[str], beside: Mapping[str, Deployment]
+) -> tuple[PlannedFile, ...]:
+    """Every file of every format, with its size."""
+    files = []
+    for name in formats:
+        fmt = FORMATS[name]
+        files.append(PlannedFile(name, fmt.weights_path(info.mode), fmt.layout(info).size))
+        files += [PlannedFile(name, p, len(b)) for p, b in sorted(fmt.sidecars(info).items())]
+        if name in beside:
+            files += [PlannedFile(name, *entry) for entry in beside[name].sizes()]
+        files += [PlannedFile(name, p, 0, exact=False) for p in MEASURED]
+    return tuple(files)
+
+
+def _check_base(source: Source, recipe: Recipe) -> None:
+    if recipe.base and recipe.base != source.model.base:
+        raise BadInput(
+            f"is {source.model.base}, but the recipe is for {recipe.base}",
+            where=source.place,
+            hint="use another recipe",
+        )
+
+
+def _decide(source: Source, recipe: Recipe, loras: Sequence[Adapter]) -> tuple[PlannedTensor, ...]:
+    packable = [t.name.removesuffix(".weight") for t in source.model.tensors if t.packable]
+    overrides = apply_overrides(recipe, packable)
+    planned = []
+    for t in source.model.tensors:
+        default: Action = recipe.mode if t.packable else "keep"
+        action, rule = overrides.get(t.name.removesuffix(".weight"), (default, t.rule))
+        # A scale of zero leaves the very bytes: even -0.0 + 0.0 would change a sign.
+        deltas = (a.deltas[t.name] for a in loras if a.scale and t.name in a.deltas)
+        tensor = PackTensor(t.name, t.shape, action)
+        planned.append(PlannedTensor(tensor, rule, t.pieces, tuple(deltas)))
+    return tuple(planned)
+
+
+def _check_groups(place: str, tensors: Sequence[PlannedTensor]) -> None:
+    odd = [t.tensor for t in tensors if t.tensor.packed and t.tensor.shape[1] % GROUP]
+    if odd:
+        names = ", ".join(f"{t.linear} (in = {t.shape[1]})" for t in odd)
+        raise Unsupported(
+            f"{len(odd)} layers have an input width that is not a multiple of {GROUP}: {names}",
+            where=place,
+            hint="keep them with a recipe",
+        )

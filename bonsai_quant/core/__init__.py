@@ -1,0 +1,1 @@
+"""Words that all folders share: errors, records, recipes. No files, no network, no torch."""

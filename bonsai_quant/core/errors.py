@@ -1,0 +1,121 @@
+"""How a run can fail: each class is one exit code, each message says what, where, what next."""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+
+def printable(text: object) -> str:
+    """Escape control and format characters, so that a hostile name cannot forge output."""
+    return "".join(
+        c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode()
+        for c in str(text)
+    )
+
+
+def first_problem(e: Any) -> str:
+    """'key: message' of the first thing that a pydantic ValidationError has found."""
+    problem = e.errors()[0]
+    key = ".".join(str(p) for p in problem["loc"])
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+class BonsaiError(Exception):
+    """Base of every expected failure.
+
+    what: what happened, with the numbers found and allowed.
+    where: file and tensor, outermost first.
+    hint: what to type or change next.
+    """
+
+    exit_code = 1
+    kind = "bug"
+
+    def __init__(self, what: str, *, where: str | tuple[object, ...] = (), hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = (where,) if isinstance(where, str) else tuple(where)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = "".join(f"{printable(w)}: " for w in self.where if str(w))
+        tail = f" -> {printable(self.hint)}" if self.hint else ""
+        return f"{place}{printable(self.what)}{tail}"
+
+
+class UsageError(BonsaiError):
+    """The command line or a recipe asks for something that does not exist or contradicts itself."""
+
+    exit_code, kind = 2, "usage"
+
+
+class BadInput(BonsaiError):
+    """A file or a value in it is broken."""
+
+    exit_code, kind = 3, "input"
+
+
+class Unsupported(BonsaiError):
+    """Well formed, but not something this version handles."""
+
+    exit_code, kind = 4, "unsupported"
+
+
+class VerificationFailed(BonsaiError):
+    """A pack is not what it says it is."""
+
+    exit_code, kind = 5, "verify"
+
+
+class EnvironmentFault(BonsaiError):
+    """Disk, memory, permission, or a missing runner."""
+
+    exit_code, kind = 6, "environment"
+
+
+class OutputExists(BonsaiError):
+    """The output is there already, or another process is writing it."""
+
+    exit_code, kind = 7, "exists"
+
+
+class HubDenied(BonsaiError):
+    """The Hub does not allow it: token missing, expired, or without the right."""
+
+    exit_code, kind = 8, "hub-denied"
+
+
+class HubConflict(BonsaiError):
+    """Not found on the Hub, or in conflict with what is there."""
+
+    exit_code, kind = 9, "hub-conflict"
+
+
+class HubUnavailable(BonsaiError):
+    """The Hub did not answer after the retries."""
+
+    exit_code, kind = 10, "hub-unavailable"
+
+
+class HubMismatch(BonsaiError):
+    """What the Hub delivered is not what it announced."""
+
+    exit_code, kind = 11, "hub-mismatch"
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' or the list of what there is."""
+    known = list(known)
+    near = difflib.get_close_matches(str(word), known, 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+
+
+def unknown(kind: str, word: str, known: Iterable[str]) -> UsageError:
+    """The error for a word that does not exist: the nearest one that does, and all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(word[:80], known, 1)
+    guess = f"; did you mean {near[0]!r}?" if near else ""
+    return UsageError(f"unknown {kind} {word[:80]!r}{guess}", hint=f"choose {' or '.join(known)}")

@@ -1,0 +1,1 @@
+"""How well a model paints: captions, pictures, and an exact checker."""

@@ -1,5 +1,0 @@
-"""Rewrite a model so that it rounds better and computes the same."""
-
-from .work import Folded, fold
-
-__all__ = ["Folded", "fold"]

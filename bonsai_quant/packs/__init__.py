@@ -1,0 +1,1 @@
+"""The quantized side: a folder in one format, with a manifest."""

@@ -1,0 +1,39 @@
+"""What a pack's folder holds beside its transformer, so that it is all that a client needs.
+
+One file per format; a format that is not here holds the transformer alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from bonsai_quant.sources.components import Parts
+
+from . import affine, gemlite, mlx
+from .contents import Beside, Deployment
+from .hqq_process import child_bytes as hqq_bytes
+
+DEPLOYMENTS: Mapping[str, Callable[[Parts], Deployment]] = {
+    "gemlite": gemlite.deployment,
+    "mlx": mlx.deployment,
+}
+
+
+def deployments(parts: Parts | None, formats: Sequence[str]) -> dict[str, Deployment]:
+    """What goes beside the transformer, by format; nothing where there are no parts."""
+    return {f: DEPLOYMENTS[f](parts) for f in formats if parts and f in DEPLOYMENTS}
+
+
+def work_bytes(what: Deployment, threads: int) -> int:
+    """Bytes that this process holds while it writes a deployment."""
+    made = what.encoder
+    return affine.memory(made.encoder, threads) if made and made.by == "mlx" else 0
+
+
+def child_bytes(what: Deployment) -> int:
+    """About what a child process takes that makes the text encoder; 0 where there is none."""
+    made = what.encoder
+    return hqq_bytes(made.encoder) if made and made.by == "hqq" else 0
+
+
+__all__ = ["DEPLOYMENTS", "Beside", "Deployment", "child_bytes", "deployments", "work_bytes"]

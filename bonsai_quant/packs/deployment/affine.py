@@ -1,0 +1,181 @@
+"""A text encoder in MLX's affine 4 bits, as mlx-lm names it, written in little memory."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bonsai_quant.core.errors import BadInput
+from bonsai_quant.core.schema import NUMPY_DTYPE, FileRecord, StoredTensor, TensorSpec
+from bonsai_quant.core.threads import Pool
+from bonsai_quant.quantization.bf16 import from_bf16
+from bonsai_quant.sources.components import Encoder
+from bonsai_quant.storage import fs
+from bonsai_quant.storage.containers.layout import Layout, safetensors_layout
+from bonsai_quant.storage.containers.safetensors import parse_header
+from bonsai_quant.storage.staging import Staging
+from bonsai_quant.storage.writer import WeightFile
+
+BLOCK = 8 << 20
+"""Bytes of source read and rounded at a time."""
+BITS, GROUP, PER_WORD = 4, 64, 8
+
+log = logging.getLogger(__name__)
+
+
+def is_packed(spec: TensorSpec) -> bool:
+    """Whether a tensor gets codes: a matrix whose width holds whole groups, as in mlx-lm."""
+    return len(spec.shape) == 2 and spec.shape[1] % GROUP == 0
+
+
+def specs(spec: TensorSpec) -> list[TensorSpec]:
+    """What is stored of a tensor: `.weight`, `.scales` and `.biases`, or 16 bits."""
+    if not is_packed(spec):
+        return [TensorSpec(spec.name, "BF16", spec.shape)]
+    (out, n), module = spec.shape, spec.name.removesuffix(".weight")
+    return [
+        TensorSpec(spec.name, "U32", (out, n // PER_WORD)),
+        TensorSpec(f"{module}.scales", "BF16", (out, n // GROUP)),
+        TensorSpec(f"{module}.biases", "BF16", (out, n // GROUP)),
+    ]
+
+
+def layout(encoder: Encoder) -> Layout:
+    """The file, to the byte."""
+    stored = [s for t in encoder.tensors for s in specs(t.spec)]
+    return safetensors_layout(stored, {"format": "mlx"})
+
+
+def memory(encoder: Encoder, threads: int) -> int:
+    """Bytes at the worst moment: blocks in flight, and the largest tensors' codes."""
+    largest = max(sum(s.nbytes for s in specs(t.spec)) for t in encoder.tensors)
+    return (2 * (2 * threads + 2) + threads) * 2 * BLOCK + 2 * largest
+
+
+def write(
+    staging: Staging,
+    relative: str,
+    encoder: Encoder,
+    threads: int,
+    progress: Callable[[int, int], None],
+) -> tuple[FileRecord, dict[Path, str]]:
+    """Read every weight file once, from front to back; -> the new file, and sha256 of those read.
+
+    progress: called with bytes read and tensors finished.
+    """
+    file = WeightFile(staging, relative, layout(encoder), resume=False)
+    digests = {}
+    try:
+        with Pool(threads) as pool:
+            for path in encoder.files:
+                hasher = hashlib.sha256()
+                for data, work in _read(path, encoder, file, progress):
+                    # One hashing thread: the order of submission is the order of the bytes.
+                    pool.submit(hasher.update, data.data.cast("B"), hashing=True)
+                    pool.submit(work, data)
+                pool.drain()
+                digests[path] = hasher.hexdigest()
+        size, sha256 = file.finish()
+    finally:
+        file.close()
+    return FileRecord(relative, size, sha256), digests
+
+
+Work = Callable[[np.ndarray], None]
+
+
+def _read(
+    path: Path, encoder: Encoder, file: WeightFile, progress: Callable[[int, int], None]
+) -> Iterator[tuple[np.ndarray, Work]]:
+    """Every byte of a file, in order, each block with what is to be done with it."""
+    due = {t.spec.name: t for t in (*encoder.tensors, *encoder.unused) if t.path == path}
+    unused = {t.spec.name for t in encoder.unused}
+    fd, info = fs.open_regular(path)
+    try:
+        header = parse_header(fd, info.st_size, path)
+        if {t.spec.name: t for t in header.tensors} != due:
+            raise fs.changed(path)
+        yield np.frombuffer(fs.pread(fd, header.data_start, 0, path), np.uint8), _nothing
+        for stored in header.tensors:
+            tensor = None if stored.spec.name in unused else _Tensor(stored, file, progress)
+            for row, data in _blocks(stored, fd):
+                yield data, _nothing if tensor is None else tensor.at(row)
+        if fs.identity(os.fstat(fd)) != fs.identity(info):
+            raise fs.changed(path)
+    finally:
+        os.close(fd)
+
+
+def _nothing(data: np.ndarray) -> None:
+    """For bytes that are only hashed."""
+
+
+def _blocks(stored: StoredTensor, fd: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Whole rows at a time, as [rows, width] of the stored dtype; vectors in one piece."""
+    rows = stored.spec.shape[0] if len(stored.spec.shape) == 2 else 1
+    row_bytes = stored.spec.nbytes // rows
+    step = max(1, BLOCK // row_bytes)
+    for row in range(0, rows, step):
+        n = min(step, rows - row)
+        data = np.empty(n * row_bytes, np.uint8)
+        fs.pread_into(fd, data.data, stored.offset + row * row_bytes, stored.path)
+        yield row, data.view(NUMPY_DTYPE[stored.spec.dtype]).reshape(n, -1)
+
+
+class _Tensor:
+    """Collects the blocks of one tensor, from any thread, and writes it when it is whole."""
+
+    def __init__(
+        self, stored: StoredTensor, file: WeightFile, progress: Callable[[int, int], None]
+    ) -> None:
+        self.stored, self.file, self.progress = stored, file, progress
+        self.missing = stored.spec.shape[0] if len(stored.spec.shape) == 2 else 1
+        self.arrays: tuple[np.ndarray, ...] = ()
+        self.lock = threading.Lock()
+
+    def at(self, row: int) -> Work:
+        """What is to be done with the block that begins at this row."""
+        return lambda data: self._add(row, data)
+
+    def _add(self, row: int, data: np.ndarray) -> None:
+        from bonsai_quant.quantization.affine4 import not_finite, quantize
+        from bonsai_quant.quantization.bf16 import to_bf16
+
+        bits = data if self.stored.spec.dtype == "BF16" else to_bf16(data)
+        if (bad := not_finite(bits)) is not None:
+            raise BadInput(
+                f"{float(_values(data, self.stored.spec.dtype)[bad]):g} does not fit bf16",
+                where=(self.stored.path, f"tensor {self.stored.spec.name}"),
+                hint="fetch the text encoder again, or pass --transformer-only",
+            )
+        parts = quantize(bits) if is_packed(self.stored.spec) else (bits,)
+        with self.lock:
+            if not self.arrays:
+                whole = self.stored.spec.shape[0] if len(self.stored.spec.shape) == 2 else 1
+                self.arrays = tuple(np.empty((whole, p.shape[1]), p.dtype) for p in parts)
+        for array, part in zip(self.arrays, parts, strict=True):
+            array[row : row + len(data)] = part
+        with self.lock:
+            self.missing -= len(data)
+            done = not self.missing
+        if done:
+            self._finish()
+        self.progress(data.nbytes, int(done))
+
+    def _finish(self) -> None:
+        # What is done must not stay in memory.
+        arrays, self.arrays = self.arrays, ()
+        for spec, array in zip(specs(self.stored.spec), arrays, strict=True):
+            self.file.put(spec.name, array)
+
+
+def _values(data: np.ndarray, dtype: str) -> np.ndarray:
+    """Stored values as numbers, to show one."""
+    flat = data.reshape(-1)
+    return from_bf16(flat) if dtype == "BF16" else flat

@@ -1,0 +1,96 @@
+"""The contents of a deployment, before anything is written, and what was written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bonsai_quant.core.schema import FileRecord
+from bonsai_quant.sources.components import CLASS, INDEX, Encoder, PartFile, Parts
+from bonsai_quant.sources.shards import INDEX_SUFFIX
+
+Maker = Literal["mlx", "hqq"]
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A text encoder to be made. by: the 4-bit format.
+
+    size: of the weight file at `path`; hqq's is about that.
+    """
+
+    by: Maker
+    path: str
+    size: int
+    encoder: Encoder
+    files: tuple[PartFile, ...]
+
+    @property
+    def folder(self) -> str:
+        """Its folder."""
+        return self.path.rpartition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What stands beside a transformer, by path in the pack's folder.
+
+    copies: files of the source.  small: contents made here.  encoder: None where it is copied.
+    """
+
+    copies: Mapping[str, PartFile]
+    small: Mapping[str, bytes]
+    encoder: Quantized | None
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes that are read for it."""
+        made = self.encoder.files if self.encoder else ()
+        return sum(f.size for f in (*self.copies.values(), *made))
+
+    def sizes(self) -> list[tuple[str, int, bool]]:
+        """Path, bytes, and whether that is exact, of every file."""
+        found = [(path, f.size, True) for path, f in self.copies.items()]
+        found += [(path, len(data), True) for path, data in self.small.items()]
+        if self.encoder is not None:
+            by_hqq = self.encoder.by == "hqq"
+            found.append((self.encoder.path, self.encoder.size, not by_hqq))
+            if by_hqq:  # which writes the config, too
+                found.append((f"{self.encoder.folder}/config.json", 0, False))
+        return sorted(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What was written beside a transformer. read: name, size and sha256 of the source's files."""
+
+    files: tuple[FileRecord, ...] = ()
+    read: tuple[Mapping[str, Any], ...] = ()
+
+
+def encoder_files(parts: Parts) -> tuple[PartFile, ...]:
+    """The text encoder's config, index and weights, which a maker reads."""
+
+    def is_read(file: PartFile) -> bool:
+        named = file.path.name == "config.json" or file.path.name.endswith(INDEX_SUFFIX)
+        return named or file.path in parts.encoder.files
+
+    return tuple(f for f in parts.of("text_encoder") if is_read(f))
+
+
+def index(parts: Parts, *, always: bool) -> dict[str, bytes]:
+    """The model_index.json by which clients know the pipeline; its parts are not diffusers' own.
+
+    always: also where it would say nothing that clients do not take for granted.
+    """
+    if parts.distilled and not always:
+        return {}
+    said: dict[str, Any] = {"_class_name": CLASS, "_diffusers_version": parts.version}
+    return {INDEX: json_bytes(said if parts.distilled else said | {"is_distilled": False})}
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as the libraries write it that read these files."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

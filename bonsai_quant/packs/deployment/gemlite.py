@@ -1,0 +1,47 @@
+"""A Gemlite deployment: the text encoder in HQQ's 4 bits where hqq can make it, else in 16."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from bonsai_quant.core import requirements as needs
+from bonsai_quant.sources.components import Encoder, Parts
+
+from .affine import GROUP
+from .contents import Deployment, Quantized, encoder_files, index
+
+FOLDER = "text_encoder-hqq-4bit"
+OF_AN_ARRAY = 330
+"""Bytes that each stored array takes in the file beside its data, about."""
+
+log = logging.getLogger(__name__)
+
+
+def deployment(parts: Parts) -> Deployment:
+    """What stands beside `transformer-gemlite-int2/` or `-int1/`."""
+    copies = {f.name: f for part in ("", "vae") for f in parts.of(part)}
+    small, words = index(parts, always=True), parts.of("tokenizer")
+    if problem := needs.missing(needs.HQQ):
+        log.warning(
+            "%s: the text encoder of the gemlite pack stays in 16 bits -> %s",
+            problem, needs.install("gemlite"),
+        )  # fmt: skip
+        copies |= {f.name: f for f in (*parts.of("text_encoder"), *words)}
+        return Deployment(copies, small, None)
+    copies |= {f"{FOLDER}/{f.name}": f for f in words}
+    path, size = f"{FOLDER}/qmodel.pt", expected_size(parts.encoder)
+    return Deployment(copies, small, Quantized(
+        by="hqq", path=path, size=size, encoder=parts.encoder, files=encoder_files(parts),
+    ))  # fmt: skip
+
+
+def expected_size(encoder: Encoder) -> int:
+    """About what hqq's file takes: linears in 4 bits with two halves per group, the rest in 16."""
+    total = 0
+    for t in encoder.tensors:
+        n = math.prod(t.spec.shape)
+        packed = len(t.spec.shape) == 2 and "layers." in t.spec.name
+        total += n // 2 + n // GROUP * 4 if packed else 2 * n
+        total += OF_AN_ARRAY * (3 if packed else 1)
+    return total

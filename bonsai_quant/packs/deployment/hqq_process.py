@@ -1,0 +1,86 @@
+"""Start the child process in which hqq makes a text encoder, and read its answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from bonsai_quant.core.child_process import environment
+from bonsai_quant.core.errors import EnvironmentFault
+from bonsai_quant.core.requirements import install
+from bonsai_quant.sources.components import Encoder
+from bonsai_quant.storage.copy import settle
+from bonsai_quant.storage.staging import Staging
+
+CHILD = "bonsai_quant.packs.deployment.hqq_child"
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+AT_REST = 1 << 30
+"""Bytes of torch, transformers and hqq, about."""
+LONG = 1 << 30
+"""Bytes of a text encoder that take hqq long on a CPU: two minutes for each 100 million weights."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What hqq made. config: its config.json."""
+
+    size: int
+    sha256: str
+    config: bytes
+
+
+def child_bytes(encoder: Encoder) -> int:
+    """About what the child takes: hqq holds the whole text encoder in 16 bits."""
+    return encoder.stored_bytes + AT_REST
+
+
+def make(staging: Staging, relative: str, encoder: Encoder) -> Made:
+    """Let a child write the file at `relative`, and read it back."""
+    log.info(
+        "%s: made by hqq in a process of its own, in about %.1f GB of memory",
+        relative, child_bytes(encoder) / 1e9,
+    )  # fmt: skip
+    if encoder.stored_bytes > LONG and not Path("/proc/driver/nvidia/version").exists():
+        log.warning(
+            "%s: without a GPU hqq may take more than an hour; --transformer-only, or another "
+            "--format, does without it",
+            relative,
+        )
+    staging.discard(relative)
+    fd, path = staging.create(relative), staging.path / relative
+    try:
+        made = _run(encoder.folder, fd, path)
+        settle(fd, made.size, made.sha256, path)
+    finally:
+        os.close(fd)
+    return made
+
+
+def _run(folder: Path, fd: int, path: Path) -> Made:
+    command = [sys.executable, "-P", "-m", CHILD, str(folder.absolute()), str(fd), str(path)]
+    done = subprocess.run(
+        command,
+        env=environment() | OFFLINE,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        pass_fds=(fd,),
+        check=False,
+    )
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise EnvironmentFault(
+            f"hqq ended with code {done.returncode}: {last[:300]}",
+            where=str(folder),
+            hint=f"{install('gemlite')}, free memory, or pass --transformer-only",
+        )
+    said = json.loads(lines[-1])
+    return Made(said["size"], said["sha256"], said["config"].encode())

@@ -1,0 +1,90 @@
+"""Write what stands beside a transformer; every file that is read is hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bonsai_quant.core.errors import HubMismatch
+from bonsai_quant.core.schema import FileRecord
+from bonsai_quant.hub.cache import ABSENT, discard, git_hash
+from bonsai_quant.sources.components import PartFile
+from bonsai_quant.storage import fs
+from bonsai_quant.storage.copy import copy_file
+from bonsai_quant.storage.staging import Staging
+
+from . import affine, hqq_process
+from .contents import Beside, Deployment, Quantized
+
+Tell = Callable[[int, int], None]
+"""Called with bytes read and tensors finished."""
+
+
+def deploy(staging: Staging, folder: str, what: Deployment, *, threads: int, tell: Tell) -> Beside:
+    """Write a deployment into a folder of the output ("" for the output itself)."""
+    work = _Work(staging, f"{folder}/" if folder else "")
+    for path, file in sorted(what.copies.items()):
+        work.copy(path, file)
+        tell(file.size, 0)
+    for path, data in sorted(what.small.items()):
+        work.small(path, data)
+    if what.encoder is not None:
+        work.encoder(what.encoder, threads, tell)
+    return Beside(tuple(work.files), tuple(work.read[name] for name in sorted(work.read)))
+
+
+@dataclass(slots=True)
+class _Work:
+    staging: Staging
+    prefix: str
+    files: list[FileRecord] = field(default_factory=list)
+    read: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def copy(self, path: str, file: PartFile) -> None:
+        size, sha256 = copy_file(self.staging, self.prefix + path, file.path)
+        self._note(file, sha256)
+        self.files.append(FileRecord(path, size, sha256))
+
+    def small(self, path: str, data: bytes) -> None:
+        self.staging.write_file(self.prefix + path, data)
+        self.files.append(FileRecord(path, len(data), hashlib.sha256(data).hexdigest()))
+
+    def encoder(self, made: Quantized, threads: int, tell: Tell) -> None:
+        if made.by == "hqq":
+            self._by_hqq(made, tell)
+            return
+        record, digests = affine.write(
+            self.staging, self.prefix + made.path, made.encoder, threads, tell
+        )
+        for file in made.files:
+            self._note(file, digests.get(file.path) or fs.sha256_file(file.path)[1])
+        self.files.append(FileRecord(made.path, record.size, record.sha256))
+
+    def _by_hqq(self, made: Quantized, tell: Tell) -> None:
+        for file in made.files:
+            self._note(file, fs.sha256_file(file.path)[1])
+        found = hqq_process.make(self.staging, self.prefix + made.path, made.encoder)
+        self.files.append(FileRecord(made.path, found.size, found.sha256))
+        self.small(f"{made.folder}/config.json", found.config)
+        tell(sum(f.size for f in made.files), len(made.encoder.tensors))
+
+    def _note(self, file: PartFile, sha256: str) -> None:
+        """What was read, held against what was planned and what the Hub announced."""
+        with fs.explained(file.path, "looking at it again"):
+            now = fs.identity(os.stat(file.path))
+        if file.identity not in (ABSENT, now):
+            raise fs.changed(file.path)
+        found = sha256
+        if len(file.announced) == hashlib.sha1(usedforsecurity=False).digest_size * 2:
+            found = git_hash(fs.read_small(file.path))
+        if file.announced and found != file.announced:
+            discard(file.path)
+            raise HubMismatch(
+                f"has hash {found}, the Hub announced {file.announced}",
+                where=str(file.path),
+                hint="it is out of the cache now: run again to fetch it",
+            )
+        self.read[file.name] = {"name": file.name, "size": file.size, "sha256": sha256}

@@ -1,0 +1,178 @@
+"""GGUF, as stable-diffusion.cpp reads a FLUX.2 diffusion model: binary packs only.
+
+Tensors have the names of the original layout: q, k and v are one tensor, and the halves of the last
+norm's modulation change places. Packed: ggml's Q1_0, blocks of 128 weights along `in`, which are
+our groups:
+
+    block   d (fp16) | 16 bytes, weight j at bit j % 8 of byte j / 8; w = d where it is 1, else -d
+
+Kept: BF16, but F32 where they have one axis: ggml's norms compute in float32, and the tools that
+make such files keep their weights so.
+
+ggml's ternary types have one scale for 256 weights, so they cannot hold a ternary pack. Its newer
+Q2_0 could, but released readers do not know it, and its number stands for two sizes of block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bonsai_quant.core.errors import Unsupported
+from bonsai_quant.core.schema import GROUP, Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
+from bonsai_quant.quantization.bf16 import from_bf16
+from bonsai_quant.sources.families import original_rows
+from bonsai_quant.storage.containers.gguf import ALIGN, KINDS, GgufTensor
+from bonsai_quant.storage.containers.layout import Layout, gguf_layout
+
+from .format import json_bytes, stored_parts
+from .kept import Kept, to_bf16, to_float16
+from .legal import canonical_scales
+
+PACKED = "Q1_0"
+BLOCK = KINDS[PACKED].size
+"""Bytes of a group: its scale and its codes."""
+SCALE = 2
+"""Of these, for the scale."""
+FILE_TYPE = 40
+"""`general.file_type` of files that are mostly Q1_0."""
+QUANTIZATION_VERSION = 2
+"""Of the block layouts, as ggml counts them."""
+
+
+class GgufKept:
+    """BF16, or F32 with one axis, under original names."""
+
+    def parts(self, tensor: PackTensor) -> list[TensorSpec]:
+        """Its rows, in their order in the original tensor."""
+        return pieces(tensor.name, kept_kind(tensor.shape), tensor.shape)
+
+    def encode(self, tensor: PackTensor, values: np.ndarray) -> list[np.ndarray]:
+        """Exact in bf16 and in float32."""
+        one_axis = len(tensor.shape) == 1
+        return _split(tensor.name, values.astype(np.float32) if one_axis else to_bf16(values))
+
+    def decode(self, tensor: PackTensor, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Inverse of `encode`; refuses what fp16 and bf16 do not both hold."""
+        stored = _join(tensor.name, parts)
+        exact = stored if len(tensor.shape) == 1 else from_bf16(stored)
+        return to_float16(exact, tensor.name)
+
+
+class GgufFormat:
+    """`diffusion-model-q1_0.gguf`."""
+
+    name = "gguf"
+    kept: Kept = GgufKept()
+
+    def weights_path(self, mode: Mode) -> str:
+        """Path of the weight file inside the pack's folder."""
+        return "diffusion-model-q1_0.gguf"
+
+    def parts(self, tensor: PackTensor, bits: int) -> list[TensorSpec]:
+        """Its rows of blocks; Unsupported where codes are ternary."""
+        if bits != 1:
+            raise Unsupported(
+                "gguf cannot hold a ternary pack: its types TQ1_0 and TQ2_0 have one scale for 256 "
+                f"weights, and the pack has one for {GROUP}",
+                hint="use the formats bonsai, mlx or gemlite, or --mode binary",
+            )
+        return pieces(tensor.name, PACKED, tensor.shape)
+
+    def encode(self, layer: PackedLayer) -> list[np.ndarray]:
+        """Scale and code bytes of each group, one after the other."""
+        out, n = layer.shape
+        blocks = np.empty((out, n // GROUP, BLOCK), np.uint8)
+        scales = np.ascontiguousarray(layer.scales.astype("<f2", copy=False))
+        blocks[..., :SCALE] = scales.view(np.uint8).reshape(out, -1, SCALE)
+        blocks[..., SCALE:] = layer.codes.reshape(out, -1, BLOCK - SCALE)
+        return _split(f"{layer.name}.weight", blocks.reshape(out, -1))
+
+    def decode(
+        self, name: str, shape: tuple[int, int], bits: int, parts: Sequence[np.ndarray]
+    ) -> PackedLayer:
+        """Inverse of `encode`; refuses scales off the grid."""
+        blocks = _join(f"{name}.weight", parts).reshape(shape[0], -1, BLOCK)
+        codes = np.ascontiguousarray(blocks[..., SCALE:]).reshape(shape[0], -1)
+        scales = np.ascontiguousarray(blocks[..., :SCALE]).view("<f2")[..., 0]
+        exact = canonical_scales(scales.astype(np.float32), f"{name}.weight")
+        return PackedLayer(name, shape, bits, codes, exact)
+
+    def dense(
+        self, layer: PackedLayer, parts: Sequence[np.ndarray], start: int, stop: int
+    ) -> np.ndarray:
+        """d or -d."""
+        from bonsai_quant.quantization.dequantize import weights
+
+        return weights(layer, start, stop)
+
+    def layout(self, info: PackInfo) -> Layout:
+        """One file; Unsupported for a ternary pack, or where q, k and v differ in their kind."""
+        about: dict[str, str | int] = {
+            "general.architecture": "flux",
+            "general.name": info.base,
+            "general.alignment": ALIGN,
+            "general.quantization_version": QUANTIZATION_VERSION,
+            "general.file_type": FILE_TYPE,
+        }
+        return gguf_layout(_gather(self, info), about)
+
+    def sidecars(self, info: PackInfo) -> dict[str, bytes]:
+        """The transformer's config, as diffusers reads it."""
+        return {"config.json": json_bytes(info.config)}
+
+
+def kept_kind(shape: tuple[int, ...]) -> str:
+    """ggml's type of a kept tensor."""
+    return "F32" if len(shape) == 1 else "BF16"
+
+
+def pieces(name: str, kind: str, shape: tuple[int, ...]) -> list[TensorSpec]:
+    """What one of our tensors is of the original's: the whole, or some of its rows.
+
+    name: diffusers name.  kind: ggml's type.  -> names are `original` or `original[start:stop]`.
+    """
+    made = []
+    for r in original_rows(name, shape[0]):
+        rows = GgufTensor(r.tensor, kind, (r.stop - r.start, *shape[1:]))
+        label = r.tensor if r.stop - r.start == r.height else f"{r.tensor}[{r.start}:{r.stop}]"
+        made.append(TensorSpec(label, rows.dtype, rows.stored_shape))
+    return made
+
+
+def _split(name: str, values: np.ndarray) -> list[np.ndarray]:
+    return [values[r.at : r.at + r.stop - r.start] for r in original_rows(name, len(values))]
+
+
+def _join(name: str, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Inverse of `_split`."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = original_rows(name, sum(map(len, parts)))
+    ordered = sorted(zip(rows, parts, strict=True), key=lambda pair: pair[0].at)
+    return np.concatenate([part for _, part in ordered])
+
+
+def _gather(fmt: GgufFormat, info: PackInfo) -> list[tuple[GgufTensor, list[TensorSpec]]]:
+    """The original tensors, each with its pieces in the order of their rows."""
+    found: dict[str, list[tuple[int, TensorSpec, PackTensor]]] = {}
+    for t in info.tensors:
+        specs = stored_parts(fmt, t, info.bits)
+        for rows, spec in zip(original_rows(t.name, t.shape[0]), specs, strict=True):
+            found.setdefault(rows.tensor, []).append((rows.start, spec, t))
+    made = []
+    for name, held in found.items():
+        held.sort(key=lambda h: h[0])
+        first = held[0][2]
+        if odd := next((t for _, _, t in held if t.packed != first.packed), None):
+            raise Unsupported(
+                f"is {odd.action} and {first.linear} is {first.action}, but gguf has both in "
+                f"{name}, which is of one type",
+                where=(f"tensor {odd.name}",),
+                hint="give both the same action in the recipe",
+            )
+        height = original_rows(first.name, first.shape[0])[0].height
+        kind = PACKED if first.packed else kept_kind(first.shape)
+        made.append((GgufTensor(name, kind, (height, *first.shape[1:])), [s for _, s, _ in held]))
+    return made

@@ -1,0 +1,198 @@
+"""Reading a pack back, in any format, ours or published by others."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bonsai_quant.core.errors import BadInput, VerificationFailed
+from bonsai_quant.core.schema import NUMPY_DTYPE, PackedLayer, PackInfo, PackTensor, StoredTensor
+from bonsai_quant.packs.formats.format import all_specs, stored_parts
+from bonsai_quant.packs.formats.gguf_read import open_gguf
+from bonsai_quant.packs.formats.kept import nearest_kept
+from bonsai_quant.sources.checkpoint import free_fields
+from bonsai_quant.sources.families import Model, detect
+from bonsai_quant.sources.families.model import check_config
+from bonsai_quant.storage import fs
+from bonsai_quant.storage.containers.safetensors import read_header
+from bonsai_quant.storage.strict_json import strict_json
+
+from .find import find_packs, weight_file
+from .formats import FORMATS, Format
+from .inventory import _dense_view, _inventory
+from .manifest import NAME as MANIFEST
+from .manifest import Manifest, is_foreign_manifest, read_manifest
+
+log = logging.getLogger(__name__)
+KEPT_BY_OTHERS = ("BF16", "F16", "F32")
+"""What kept tensors may be in packs of other programs; clients cast them to 16 bits of theirs."""
+PARTS_OF_OTHERS = {"gemlite": {".scales": ("F16",), ".zeros": ("F16",)}}
+"""What parts of packed layers may be there, besides what this program writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """An opened pack. stored: name -> where its bytes are. manifest: None in packs of others.
+
+    fd: the weight file while `integrity.held` keeps it open; otherwise each read opens it.
+    """
+
+    folder: Path
+    format: Format
+    info: PackInfo
+    stored: Mapping[str, StoredTensor]
+    manifest: Manifest | None
+    fd: int | None = None
+
+    def parts(self, tensor: PackTensor) -> list[np.ndarray]:
+        """The stored arrays of a tensor, in the order of the format's `parts`."""
+        return [self._read(s.name) for s in stored_parts(self.format, tensor, self.info.bits)]
+
+    def layer(self, tensor: PackTensor, parts: list[np.ndarray] | None = None) -> PackedLayer:
+        """A packed layer in canonical form; VerificationFailed at the first illegal value."""
+        out, n = tensor.shape
+        found = self.parts(tensor) if parts is None else parts
+        try:
+            return self.format.decode(tensor.linear, (out, n), self.info.bits, found)
+        except VerificationFailed as e:
+            e.where = (self.path, *e.where)
+            raise
+
+    def kept(self, tensor: PackTensor) -> np.ndarray:
+        """A kept tensor as float16."""
+        return self.kept_and_rounded(tensor)[0]
+
+    def kept_and_rounded(self, tensor: PackTensor) -> tuple[np.ndarray, int]:
+        """A kept tensor as float16, and how many values had to be rounded for it.
+
+        None in a pack of this program. Other programs keep bf16 as trained, which below 2^-17 is
+        finer than fp16.
+        """
+        try:
+            parts = self.parts(tensor)
+            if self.manifest is None and tensor.name in self.stored:
+                dtype = self.stored[tensor.name].spec.dtype
+                return nearest_kept(parts[0], dtype, tensor.name)
+            return self.format.kept.decode(tensor, parts), 0
+        except VerificationFailed as e:
+            e.where = (self.path, *e.where)
+            raise
+
+    @property
+    def path(self) -> Path:
+        """The weight file."""
+        return self.folder / self.format.weights_path(self.info.mode)
+
+    def _read(self, name: str) -> np.ndarray:
+        stored = self.stored[name]
+        fd = fs.open_regular(stored.path)[0] if self.fd is None else self.fd
+        try:
+            data = fs.pread(fd, stored.spec.nbytes, stored.offset, stored.path)
+        finally:
+            if self.fd is None:
+                os.close(fd)
+        return np.frombuffer(data, NUMPY_DTYPE[stored.spec.dtype]).reshape(stored.spec.shape)
+
+
+def open_pack(folder: Path) -> Pack:
+    """Open a pack of any format; its weight file must hold exactly the tensors it calls for."""
+    found = weight_file(folder)
+    if found is None:
+        raise BadInput(
+            "is not a pack",
+            where=str(folder),
+            hint=f"give a folder with {FORMATS['bonsai'].weights_path('ternary')}, or "
+            "see `bonsai-quant inspect`",
+        )
+    name, mode, path = found
+    manifest = (
+        None
+        if not (folder / MANIFEST).exists() or is_foreign_manifest(folder)
+        else read_manifest(folder)
+    )
+    if manifest and manifest.format != name:
+        raise BadInput(
+            f"holds a {name} pack, but its manifest says {manifest.format}",
+            where=str(folder),
+            hint="convert again",
+        )
+    fmt = FORMATS[name]
+    if name == "gguf":
+        mode, (stored, tensors) = "binary", open_gguf(path)
+    else:
+        stored = _index(path)
+        mode, tensors = _inventory(name, mode, stored, manifest, path)
+    model = detect(_dense_view(tensors, path), str(path))
+    info = PackInfo(model.base, mode, _config(path.parent, model), tensors)
+    _check_specs(fmt, info, stored, manifest is None, path)
+    return Pack(folder, fmt, info, stored, manifest)
+
+
+def _index(path: Path) -> dict[str, StoredTensor]:
+    if path.suffix == ".pt":
+        from bonsai_quant.storage.containers.torchzip_reader import read_index
+
+        return {t.spec.name: t for t in read_index(path)}
+    return {t.spec.name: t for t in read_header(path).tensors}
+
+
+def _config(folder: Path, model: Model) -> dict[str, Any]:
+    """What the shapes tell, and what only the pack's config.json can, where there is one."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return dict(model.config)
+    try:
+        said = strict_json(fs.read_small(path))
+    except ValueError as e:
+        raise BadInput(f"is not JSON: {e}", where=str(path), hint="convert again") from e
+    if not isinstance(said, dict):
+        raise BadInput("is not an object", where=str(path), hint="convert again")
+    check_config(said, model, str(path))
+    return dict(model.config) | free_fields(said, path)
+
+
+def _check_specs(
+    fmt: Format, info: PackInfo, stored: Mapping[str, StoredTensor], foreign: bool, path: Path
+) -> None:
+    """Exactly the tensors that the format calls for. foreign: written by another program."""
+    expected = {s.name: s for s in all_specs(fmt, info)}
+    kept = {t.name for t in info.kept}
+    for name in sorted(set(expected) | set(stored)):
+        if name not in stored:
+            raise BadInput("is missing", where=(path, f"tensor {name}"), hint="convert again")
+        if name not in expected:
+            raise BadInput(
+                "has no place in this format, and clients refuse the file for it",
+                where=(path, f"tensor {name}"),
+                hint="convert again",
+            )
+        found, due = stored[name].spec, expected[name]
+        also = _also(fmt.name, name, name in kept) if foreign else ()
+        if found.dtype not in (due.dtype, *also) or found.shape != due.shape:
+            raise BadInput(
+                f"is {found.dtype} {list(found.shape)}, expected {due.dtype} {list(due.shape)}",
+                where=(path, f"tensor {name}"),
+                hint="convert again",
+            )
+
+
+def _also(format_name: str, name: str, kept: bool) -> tuple[str, ...]:
+    """Further dtypes that a tensor may have in packs of other programs."""
+    parts = PARTS_OF_OTHERS.get(format_name, {})
+    return KEPT_BY_OTHERS if kept else parts.get(f".{name.rpartition('.')[2]}", ())
+
+
+def the_pack(path: Path) -> Pack:
+    """The pack at `path`, or the first of those that a conversion put there."""
+    folders = find_packs(path)
+    if not folders:
+        raise BadInput(
+            "holds no pack", where=str(path), hint="give a folder made by `bonsai-quant convert`"
+        )
+    return open_pack(folders[0])

@@ -1,0 +1,31 @@
+"""The command that makes a pack again."""
+
+from __future__ import annotations
+
+import shlex
+
+from bonsai_quant.core.version import TOOL
+
+from .deployment import DEPLOYMENTS
+from .manifest import Manifest
+
+
+def rebuild(manifest: Manifest | None, source: str | None = None) -> str:
+    """The command that makes a pack again; "" where nobody says how it was made.
+
+    source: where the manifest does not name it.  CALIBRATION, recipe.yaml and the names of LoRA
+    files stand for what the command needs.
+    """
+    if manifest is None or not manifest.source.files:
+        return ""
+    said = manifest.source
+    name = f"{said.id}@{said.revision}" if said.id and said.revision else said.id
+    words = [TOOL, "convert", name or source or "SOURCE", "--mode", manifest.mode]
+    words += ["--solver", str(manifest.recipe.get("solver", "exact"))]
+    words += ["--calibration", "CALIBRATION"] if manifest.calibration else []
+    words += ["--recipe", "recipe.yaml"] if manifest.recipe.get("layers") else []
+    for lora in said.lora:
+        words += ["--lora", f"{lora.name}:{lora.scale:g}"]
+    words += ["--format", manifest.format]
+    words += [] if said.parts or manifest.format not in DEPLOYMENTS else ["--transformer-only"]
+    return shlex.join([*words, "-o", "packs"])

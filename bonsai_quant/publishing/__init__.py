@@ -1,0 +1,1 @@
+"""Packs on the Hub, reports about them, and the way back."""

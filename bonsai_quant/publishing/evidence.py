@@ -1,0 +1,94 @@
+"""What was measured of a pack, for its card: by `report`, and by `score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bonsai_quant.core.errors import BadInput
+from bonsai_quant.packs.card.records import Evidence, Score
+from bonsai_quant.packs.manifest import GALLERY, Manifest, conversion
+from bonsai_quant.storage import fs
+from bonsai_quant.storage.strict_json import read_json
+
+DATA = "report.json"
+MAX_PICTURE = 32 << 20
+
+
+def read_evidence(folder: Path, manifest: Manifest) -> Evidence:
+    """A report's folder, refused when it is about packs of another conversion."""
+    path = folder / DATA
+    if not path.is_file():
+        raise BadInput(
+            f"has no {DATA}", where=str(folder), hint="make it with `bonsai-quant report`"
+        )
+    said = read_json(path)
+    try:
+        place = next(
+            i
+            for i, p in enumerate(said["packs"])
+            if p["manifest"]
+            and conversion(Manifest.model_validate(p["manifest"])) == conversion(manifest)
+        )
+        return _evidence(said, place, folder)
+    except StopIteration:
+        what = "is about other packs than this one"
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError):
+        what = "is not what `bonsai-quant report` writes"
+    raise BadInput(what, where=str(path), hint="make a report of this pack")
+
+
+def read_score(path: Path, manifest: Manifest) -> Score:
+    """What `score --json` printed, refused when it is about a pack of another conversion."""
+    said = read_json(path)
+    try:
+        if said["conversion"] != conversion(manifest):
+            raise BadInput(
+                "is about another pack than this one",
+                where=str(path),
+                hint="score this one: `bonsai-quant score PACK --against SOURCE --json`",
+            )
+        task, kept = said["settings"], said["retention"]
+        return Score(
+            str(said["format"]),
+            int(said["overall"]["pictures"]),
+            6 * int(task["prompts_per_category"]),
+            f"{int(task['width'])} x {int(task['height'])}",
+            int(task["num_inference_steps"]),
+            _interval(said["overall"]["score"]),
+            _interval(said["reference"]["overall"]["score"]) if said["reference"] else "",
+            _interval(kept["overall"]["retention"]) if kept else "",
+        )
+    except (KeyError, TypeError, ValueError) as e:
+        raise BadInput(
+            "is not what `bonsai-quant score --json` prints", where=str(path), hint="score again"
+        ) from e
+
+
+def _interval(said: dict[str, float | None]) -> str:
+    if None in said.values():  # a share of nothing
+        return ""
+    value, low, high = (100 * (said[k] or 0) for k in ("value", "low", "high"))
+    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def _evidence(said: dict[str, Any], place: int, folder: Path) -> Evidence:
+    pack, gallery = said["packs"][place], said["gallery"]
+    made_by, painted_by = str(said["made_by"]), str(pack["manifest"]["format"])
+    checks = tuple(
+        (str(c["level"]), str(c["subject"]), str(c["status"]), str(c["detail"]))
+        for c in pack["verify"]["checks"]
+    )
+    picture = folder / GALLERY
+    if "models" not in gallery or not picture.is_file():
+        return Evidence(made_by, painted_by, checks)
+    decibels = gallery["decibels_to_source"]
+    return Evidence(
+        made_by,
+        painted_by,
+        checks,
+        tuple(map(str, gallery["models"])),
+        tuple(map(str, gallery["prompts"])),
+        tuple(float(d) for d in decibels[place]) if decibels else (),
+        fs.read_small(picture, MAX_PICTURE),
+    )

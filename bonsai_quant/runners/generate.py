@@ -1,0 +1,209 @@
+"""Pictures from prompts: a pack or a pipeline through one of the runners, into PNG files."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bonsai_quant.core.errors import BadInput, OutputExists, UsageError, VerificationFailed
+from bonsai_quant.core.memory import resident
+from bonsai_quant.core.requirements import LOOK, require
+from bonsai_quant.core.schema import PictureSettings, Progress, no_progress
+from bonsai_quant.core.version import TOOL, __version__
+from bonsai_quant.packs.integrity import listed_weights, require_whole
+from bonsai_quant.packs.pipeline import Place, locate
+from bonsai_quant.storage import fs
+from bonsai_quant.storage.small_file import make_folder, write_file
+
+from . import open_runner
+from .edit_images import read_picture
+from .memory_need import check_room
+from .picture_settings import MAX_STEPS, read_benchmark
+from .png import encode_png
+from .runner import Runner, Stage, paint
+from .sampling import PIXELS
+from .text import load_tokenizer, token_counts
+
+LEAST, MOST = 64, 2048
+"""Pixels of a side."""
+MAX_PROMPTS = 10_000
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture and where it went."""
+
+    path: Path
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What `generate` made. at_rest: bytes of the process before anything was loaded."""
+
+    pictures: tuple[Picture, ...]
+    runner: str
+    settings: PictureSettings
+    at_rest: int
+    stages: tuple[Stage, ...]
+
+
+def generate(
+    place: str | Path,
+    prompts: Sequence[str],
+    *,
+    out: str | Path,
+    seeds: Sequence[int] = (0,),
+    size: str | None = None,
+    steps: int | None = None,
+    images: Sequence[str | Path] = (),
+    backend: str = "auto",
+    pipeline: str | None = None,
+    max_memory: int | None = None,
+    unverified: bool = False,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> Generated:
+    """Paint every prompt from every seed.
+
+    place: a pack, a pipeline's folder, or a shipped model's name.  out: FILE.png for one picture,
+    a folder for more.  size: WIDTHxHEIGHT [what the pipeline is meant for, else 512x512].
+    images: pictures that the prompts refer to, for editing.
+    pipeline: the other parts of a pack [its source].  max_memory: refuse to load more bytes.
+    unverified: run a pack whose files are not those of its manifest.  progress: of steps.
+    """
+    asked = [(p, s) for p in _prompts(prompts) for s in _seeds(seeds)]
+    files = _files(Path(out), len(asked), overwrite)
+    found = replace(locate(str(place), pipeline=pipeline), unverified=unverified)
+    settings = choose_settings(found, size, steps)
+    runner = open_runner(found, backend)
+    require(LOOK, "run")
+    looked_at = [read_picture(Path(i)) for i in images]
+    _trust(found)
+    _warn_of_long(found, [p for p, _ in asked], settings.max_sequence_length)
+    at_rest = resident()
+    check_room(found, settings, at_rest, max_memory)
+    make_folder(files[0].parent)
+    total = len(asked) * settings.num_inference_steps
+    made = paint(
+        runner, [p for p, _ in asked], [s for _, s in asked], settings,
+        images=looked_at, watch=lambda: progress(1, 0, total),
+    )  # fmt: skip
+    for (prompt, seed), path, pixels in zip(asked, files, made.pictures, strict=True):
+        said = describe(found, runner, prompt, seed, settings)
+        write_file(path, encode_png(pixels, said), overwrite=overwrite)
+    pictures = tuple(Picture(f, p, s) for (p, s), f in zip(asked, files, strict=True))
+    return Generated(pictures, runner.name, settings, at_rest, made.stages)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """One prompt a line; empty lines are left out."""
+    try:
+        lines = fs.read_small(path).decode().splitlines()
+    except UnicodeDecodeError as e:
+        raise BadInput("is not UTF-8 text", where=str(path), hint="save it as UTF-8") from e
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _prompts(prompts: Sequence[str]) -> list[str]:
+    if not prompts or not all(p.strip() for p in prompts):
+        raise UsageError("a prompt is empty", hint='pass -p "what the picture shows"')
+    if len(prompts) > MAX_PROMPTS:
+        raise UsageError(f"{len(prompts)} prompts; at most {MAX_PROMPTS} in one run")
+    return list(prompts)
+
+
+def _seeds(seeds: Sequence[int]) -> list[int]:
+    for seed in seeds:
+        if not 0 <= seed < 2**63:
+            raise UsageError(f"seed {seed} is not between 0 and 2^63 - 1")
+    return list(seeds)
+
+
+def _files(out: Path, n: int, overwrite: bool) -> list[Path]:
+    """Where the pictures go; refused before anything is loaded if one of them is there."""
+    if n == 1 and out.suffix.lower() == ".png":
+        files = [out]
+    elif out.suffix:
+        raise UsageError(
+            f"{out} is no folder for {n} pictures" if n > 1 else f"{out} is no .png file",
+            hint="name a folder, or FILE.png for a single picture",
+        )
+    else:
+        files = [out / f"{i:04d}.png" for i in range(n)]
+    for f in files:
+        if f.exists() and not overwrite:
+            raise OutputExists("exists already", where=str(f), hint="pass --overwrite")
+    return files
+
+
+def choose_settings(place: Place, size: str | None, steps: int | None) -> PictureSettings:
+    """The pipeline's own settings, with what was asked for in place of some."""
+    settings = read_benchmark(place.pipeline).settings
+    if size is not None:
+        width, height = _size(size)
+        settings = replace(settings, width=width, height=height)
+    if steps is not None:
+        if not 1 <= steps <= MAX_STEPS:
+            raise UsageError(f"{steps} steps; give 1 to {MAX_STEPS}")
+        settings = replace(settings, num_inference_steps=steps)
+    return settings
+
+
+def _size(size: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", size)
+    width, height = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if any(n % PIXELS or not LEAST <= n <= MOST for n in (width, height)):
+        raise UsageError(
+            f"size {size[:40]!r}",
+            hint=f"give WIDTHxHEIGHT, each a multiple of {PIXELS} from {LEAST} to {MOST}",
+        )
+    return width, height
+
+
+def _trust(place: Place) -> None:
+    """Refuse a pack whose files are not those of its manifest, unless told to run it."""
+    if place.pack is None or place.unverified:
+        return
+    if listed_weights(place.pack) is None:
+        log.warning("%s: made by another program; nothing to check its weights with", place.name)
+    try:
+        require_whole(place.pack)
+    except VerificationFailed as e:
+        e.hint = "fetch or convert it again; --unverified runs it as it is"
+        raise
+
+
+def _warn_of_long(place: Place, prompts: Sequence[str], length: int) -> None:
+    words, prompts = load_tokenizer(place.part("tokenizer")), list(dict.fromkeys(prompts))
+    for prompt, n in zip(prompts, token_counts(words, prompts), strict=True):
+        if n > length:
+            log.warning(
+                "%r: %d tokens with its template; the last %d are not read",
+                prompt[:60], n, n - length,
+            )  # fmt: skip
+
+
+def describe(
+    place: Place, runner: Runner, prompt: str, seed: int, settings: PictureSettings
+) -> dict[str, Any]:
+    """What a picture was made from, for its metadata."""
+    said: dict[str, Any] = {
+        "prompt": prompt, "seed": seed, **asdict(settings),
+        "runner": runner.name, "computes": runner.computes, "made_by": f"{TOOL} {__version__}",
+    }  # fmt: skip
+    pack = place.pack
+    if pack is None:
+        return said | {"model": place.name}
+    said |= {"mode": pack.info.mode, "format": pack.format.name, "base": pack.info.base}
+    if pack.manifest:
+        path = pack.path.relative_to(pack.folder).as_posix()
+        digest = next((f.sha256 for f in pack.manifest.files if f.path == path), None)
+        said |= {"source": pack.manifest.source.id, "weights_sha256": digest}
+    return said

@@ -1,0 +1,60 @@
+"""How much memory a picture takes, told before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bonsai_quant.core.errors import EnvironmentFault
+from bonsai_quant.core.schema import PictureSettings
+from bonsai_quant.packs.pipeline import Place
+
+from .sampling import PIXELS
+
+ON_THE_WAY = 100 << 20
+"""Bytes of what is imported and compiled while running."""
+
+
+def check_room(
+    place: Place, settings: PictureSettings, at_rest: int, max_memory: int | None
+) -> None:
+    """Refuse before loading what would not fit."""
+    import psutil
+
+    need = at_rest + ON_THE_WAY + needed(place, settings)
+    allowed = min(
+        max_memory if max_memory is not None else need,
+        at_rest + psutil.virtual_memory().available,
+    )
+    if need > allowed:
+        raise EnvironmentFault(
+            f"about {need / 1e9:.2f} GB of memory are needed, and {allowed / 1e9:.2f} GB are "
+            f"{'allowed' if max_memory is not None and allowed == max_memory else 'free'}",
+            where=place.name,
+            hint="give a smaller --size, close other programs, or use the binary pack",
+        )
+
+
+def needed(place: Place, settings: PictureSettings) -> int:
+    """About how many bytes the largest part takes, with what it computes."""
+    tokens = settings.height * settings.width // PIXELS**2
+    width = int(place.config["num_attention_heads"]) * int(place.config["attention_head_dim"])
+    # A single block's widest moment: queries, keys, values, gate, value and their product.
+    passing = 4 * (tokens + settings.max_sequence_length) * width * 18
+    decoding = 4 * settings.height * settings.width * 1000
+    return max(
+        _stored_bytes(place.part("text_encoder")) + passing,
+        _transformer_bytes(place) + passing,
+        2 * _stored_bytes(place.part("vae")) + decoding,
+    )
+
+
+def _transformer_bytes(place: Place) -> int:
+    if place.pack is None:
+        return _stored_bytes(place.part("transformer"))
+    info = place.pack.info
+    packed = sum(t.size * info.bits // 8 + t.size // 64 for t in info.packed)
+    return packed + sum(2 * t.size for t in info.kept)
+
+
+def _stored_bytes(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.iterdir() if f.suffix in (".safetensors", ".pt"))

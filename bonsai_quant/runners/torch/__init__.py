@@ -1,0 +1,1 @@
+"""The torch runner: diffusers, with weights kept as codes."""

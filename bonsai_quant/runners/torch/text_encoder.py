@@ -1,0 +1,54 @@
+"""The text encoders of deployments, in torch: MLX's 4 bits, or HQQ's through hqq itself."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bonsai_quant.core.errors import BadInput, Unsupported
+from bonsai_quant.core.requirements import HQQ, require
+from bonsai_quant.runners.sampling import READ_LAYERS
+from bonsai_quant.runners.text import loading
+from bonsai_quant.storage.strict_json import read_json
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+QUANTIZED = ("text_encoder-mlx-4bit", "text_encoder-hqq-4bit")
+"""Folders of text encoders that transformers alone cannot load."""
+
+
+def load_quantized(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The text encoder of one of the folders QUANTIZED, computing in `dtype`."""
+    if folder.name == QUANTIZED[0]:
+        from .affine4 import load_four_bit
+
+        with loading("transformers", folder):
+            return load_four_bit(folder, dtype).to(device)
+    return _by_hqq(folder, dtype, device)
+
+
+def _by_hqq(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """hqq reads its file as torch reads plain tensors, which runs nothing that stands in it."""
+    require(HQQ, "gemlite")
+    if not (folder / "qmodel.pt").is_file():
+        raise BadInput("has no qmodel.pt", where=str(folder), hint="fetch the pack again")
+    said = read_json(folder / "config.json")
+    if not isinstance(said, dict) or said.get("architectures") != ["Qwen3ForCausalLM"]:
+        raise Unsupported("is no Qwen3 text encoder", where=str(folder / "config.json"))
+    from hqq.models.hf.base import AutoHQQHFModel
+
+    quiet = io.StringIO()
+    with (
+        loading("hqq", folder),
+        contextlib.redirect_stdout(quiet),
+        contextlib.redirect_stderr(quiet),
+    ):
+        model = AutoHQQHFModel.from_quantized(
+            str(folder.absolute()), compute_dtype=dtype, device=str(device)
+        ).model
+    model.layers = model.layers[: READ_LAYERS[-1] + 1]
+    return model.eval()

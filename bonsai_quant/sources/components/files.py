@@ -1,0 +1,87 @@
+"""The files of a pipeline's parts that belong in a pack, and those that do not."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bonsai_quant.core.errors import BadInput, printable
+from bonsai_quant.storage import fs
+from bonsai_quant.storage.links import refuse_outside
+
+log = logging.getLogger(__name__)
+
+ENDINGS = (".jinja", ".json", ".model", ".safetensors", ".txt")
+"""Kinds of files that a part consists of."""
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+"""What a manifest may list."""
+PAPERS = re.compile(r"(LICENSE|NOTICE)([._-][A-Za-z0-9._-]*)?")
+"""Papers at a pipeline's root that its packs must carry."""
+SETTINGS = "benchmark.json"
+"""How the pipeline's pictures are made, where it says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartFile:
+    """A file of the source beside its transformer.
+
+    name: inside the pipeline's folder.  identity: as `fs.identity`.  announced: its sha256, or the
+    sha1 that git gave it, by the Hub; "" for files of this machine.
+    """
+
+    name: str
+    path: Path
+    size: int
+    identity: tuple[int, int, int, int]
+    announced: str = ""
+
+
+def part_files(root: Path, part: str) -> Iterator[PartFile]:
+    """The files of one part, in name order; what is left out is logged."""
+    for path in sorted((root / part).iterdir()):
+        if problem := _unfit(path, root, ENDINGS):
+            log.info("%s: is left out: %s", printable(path), problem)
+        else:
+            yield _found(path, root)
+
+
+def root_files(root: Path) -> Iterator[PartFile]:
+    """What goes with the parts: licence, notices, and the pipeline's settings."""
+    for path in sorted(root.iterdir()):
+        if not is_paper(path.name):
+            continue
+        if problem := _unfit(path, root, ("",)):
+            log.info("%s: is left out: %s", printable(path), problem)
+        else:
+            yield _found(path, root)
+
+
+def is_paper(name: str) -> bool:
+    """Whether a file at a pipeline's root goes with its parts."""
+    return name == SETTINGS or PAPERS.fullmatch(name) is not None
+
+
+def _unfit(path: Path, root: Path, endings: tuple[str, ...]) -> str:
+    """Why a file must not go into a pack; "" when it may."""
+    if path.name.startswith("."):
+        return "it is hidden"
+    if not PLAIN_NAME.fullmatch(path.name):
+        return "its name is not plain"
+    try:
+        refuse_outside(path, root)
+        info = os.stat(path)
+    except (BadInput, OSError) as e:
+        return e.what if isinstance(e, BadInput) else "it cannot be read"
+    if not stat.S_ISREG(info.st_mode):
+        return "it is not a regular file"
+    return "" if path.name.endswith(endings) else f"only {', '.join(ENDINGS)} are taken"
+
+
+def _found(path: Path, root: Path) -> PartFile:
+    info = os.stat(path)
+    return PartFile(path.relative_to(root).as_posix(), path, info.st_size, fs.identity(info))

@@ -1,0 +1,116 @@
+"""Whether a source is a whole pipeline, and then its parts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bonsai_quant.core.errors import BadInput, BonsaiError, Unsupported, printable
+from bonsai_quant.storage.containers.safetensors import read_header
+from bonsai_quant.storage.links import refuse_outside
+from bonsai_quant.storage.strict_json import read_json
+
+from .files import ENDINGS, PLAIN_NAME, PartFile, is_paper, part_files, root_files
+from .layout import CLASS, INDEX, NEEDED
+from .text_encoder import Encoder, read_encoder
+
+log = logging.getLogger(__name__)
+FOLDERS = ("scheduler", "text_encoder", "tokenizer", "vae")
+WITHOUT = "pass --transformer-only"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a pipeline. files: theirs, and what goes with them, in name order.
+
+    distilled: whether the pipeline says that it needs no guidance.  version: diffusers', of its
+    index.
+    """
+
+    files: tuple[PartFile, ...]
+    encoder: Encoder
+    distilled: bool
+    version: str
+
+    def of(self, part: str) -> tuple[PartFile, ...]:
+        """The files of one part; of "", those beside the parts."""
+        return tuple(f for f in self.files if f.name.rpartition("/")[0] == part)
+
+
+def find_parts(root: Path) -> Parts | None:
+    """The parts of the pipeline in a folder; None, and a line in the log, where there are none.
+
+    A pipeline that brings some of them must bring all, and right.
+    """
+    index: Any = read_json(root / INDEX) if (root / INDEX).is_file() else None
+    there = any((root / part).exists() for part in FOLDERS)
+    if not names_klein(index) or not there:
+        why = f"no {INDEX} of a {CLASS}" if not names_klein(index) else "no other parts"
+        log.info("%s: %s there, so packs hold the transformer only", printable(root), why)
+        return None
+    files = [f for part in FOLDERS for f in _part(root, part)]
+    with _named("text_encoder"):
+        encoder = read_encoder(root / "text_encoder")
+        _check_taken(encoder, files)
+    with _named("vae"):
+        _check_vae(root / "vae")
+    distilled, version = index.get("is_distilled") is True, str(index.get("_diffusers_version"))
+    return Parts((*root_files(root), *files), encoder, distilled, version[:40])
+
+
+def names_klein(index: Any) -> bool:
+    """Whether a model_index.json is of the pipeline that this program knows."""
+    return isinstance(index, dict) and index.get("_class_name") == CLASS
+
+
+def has_place(name: str) -> bool:
+    """Whether a file of this name (inside the pipeline) belongs to the parts."""
+    folder, _, last = name.rpartition("/")
+    if not folder:
+        return is_paper(last)
+    return folder in FOLDERS and last.endswith(ENDINGS) and bool(PLAIN_NAME.fullmatch(last))
+
+
+def _part(root: Path, part: str) -> list[PartFile]:
+    with _named(part):
+        folder = root / part
+        if not folder.is_dir():
+            raise BadInput("is missing", where=str(folder), hint="fetch the pipeline again")
+        refuse_outside(folder, root)
+        found = list(part_files(root, part))
+        names = {f.name.rpartition("/")[2] for f in found}
+        for name in NEEDED[part]:
+            if name not in names:
+                raise BadInput(f"has no {name}", where=str(folder), hint="fetch the pipeline again")
+    return found
+
+
+def _check_taken(encoder: Encoder, files: list[PartFile]) -> None:
+    taken = {f.path for f in files}
+    if odd := [f for f in encoder.files if f not in taken]:
+        raise BadInput("cannot be taken into a pack", where=str(odd[0]), hint="rename it")
+
+
+def _check_vae(folder: Path) -> None:
+    said = read_json(folder / "config.json")
+    if not isinstance(said, dict) or said.get("_class_name") != "AutoencoderKLFlux2":
+        found = said.get("_class_name") if isinstance(said, dict) else said
+        raise Unsupported(
+            f"is for {str(found)[:80]!r}, not AutoencoderKLFlux2", where=str(folder / "config.json")
+        )
+    read_header(folder / "diffusion_pytorch_model.safetensors")
+
+
+@contextmanager
+def _named(part: str) -> Iterator[None]:
+    """Say in an error which part is broken, and how to do without it."""
+    try:
+        yield
+    except BonsaiError as e:
+        e.what = f"{part.replace('_', ' ')}: {e.what}"
+        e.hint = f"{e.hint}, or {WITHOUT}" if e.hint else WITHOUT
+        raise

@@ -1,0 +1,31 @@
+"""The components of a pipeline: their folders, index and classes."""
+
+from __future__ import annotations
+
+INDEX = "model_index.json"
+CLASS = "Flux2KleinPipeline"
+NEEDED = {
+    "scheduler": ("scheduler_config.json",),
+    "text_encoder": ("config.json",),
+    "tokenizer": ("tokenizer.json", "tokenizer_config.json"),
+    "vae": ("config.json", "diffusion_pytorch_model.safetensors"),
+}
+"""Files that clients of a pack open in each part."""
+
+PARTS = {
+    "scheduler": ("FlowMatchEulerDiscreteScheduler",),
+    "text_encoder": ("Qwen3ForCausalLM",),
+    "tokenizer": ("Qwen2TokenizerFast", "Qwen2Tokenizer", "PreTrainedTokenizerFast",
+                  "TokenizersBackend"),
+    "transformer": ("Flux2Transformer2DModel",),
+    "vae": ("AutoencoderKLFlux2",),
+}  # fmt: skip
+"""The parts of a pipeline, and the classes that may hold each."""
+FOLDERS = {
+    "scheduler": ("scheduler",),
+    "text_encoder": ("text_encoder", "text_encoder-mlx-4bit", "text_encoder-hqq-4bit"),
+    "tokenizer": ("tokenizer", "text_encoder-hqq-4bit/tokenizer"),
+    "transformer": ("transformer",),
+    "vae": ("vae",),
+}
+"""Where each part may be: in a pipeline, or in a pack that is a complete deployment."""

@@ -1,0 +1,128 @@
+"""A text encoder's tensors, from its headers, held against what its config calls for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bonsai_quant.core.errors import BadInput, Unsupported
+from bonsai_quant.core.schema import StoredTensor
+from bonsai_quant.sources.shards import check_index, find_index, gather, weight_files
+from bonsai_quant.storage.containers.safetensors import read_header
+from bonsai_quant.storage.strict_json import read_json
+
+READABLE = ("BF16", "F16", "F32")
+HEAD = "lm_head.weight"
+MAX_LAYERS = 1000
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+         "num_attention_heads", "num_key_value_heads", "head_dim")  # fmt: skip
+"""Fields of the config that tell every shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A Qwen3 text encoder: its config.json, and its tensors by name.
+
+    unused: stored, but no part of the model: the head that is the embedding again.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    tensors: tuple[StoredTensor, ...]
+    unused: tuple[StoredTensor, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files, in name order."""
+        return tuple(sorted({t.path for t in (*self.tensors, *self.unused)}))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(t.spec.nbytes for t in self.tensors)
+
+
+def read_encoder(folder: Path) -> Encoder:
+    """Recognise a text encoder's folder; reads its config and headers."""
+    config = _config(folder / "config.json")
+    _, files = weight_files(folder)
+    headers = [read_header(f) for f in files]
+    stored = gather(headers)
+    if (index := find_index(folder)) is not None:
+        check_index(index, headers, folder, strict=False)
+    due = shapes(config)
+    tied = config.get("tie_word_embeddings", False)
+    for name in sorted(set(due) | set(stored)):
+        if not (tied and name == HEAD):
+            _check(name, due.get(name), stored.get(name), folder)
+    tensors = tuple(stored[n] for n in sorted(due))
+    return Encoder(folder, config, tensors, tuple(t for n, t in stored.items() if n not in due))
+
+
+def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a Qwen3 of this config."""
+    words, width, inner, layers, heads, shared, size = (int(config[k]) for k in SIZES)
+    of_layer = {
+        "input_layernorm": (width,),
+        "mlp.down_proj": (width, inner),
+        "mlp.gate_proj": (inner, width),
+        "mlp.up_proj": (inner, width),
+        "post_attention_layernorm": (width,),
+        "self_attn.k_norm": (size,),
+        "self_attn.k_proj": (shared * size, width),
+        "self_attn.o_proj": (width, heads * size),
+        "self_attn.q_norm": (size,),
+        "self_attn.q_proj": (heads * size, width),
+        "self_attn.v_proj": (shared * size, width),
+    }
+    due: dict[str, tuple[int, ...]] = {
+        f"model.layers.{i}.{name}.weight": shape
+        for i in range(layers)
+        for name, shape in of_layer.items()
+    }
+    due |= {"model.embed_tokens.weight": (words, width), "model.norm.weight": (width,)}
+    return due if config.get("tie_word_embeddings", False) else due | {HEAD: (words, width)}
+
+
+def _config(path: Path) -> dict[str, Any]:
+    said = read_json(path)
+    if not isinstance(said, dict) or said.get("model_type") != "qwen3":
+        kind = said.get("model_type") if isinstance(said, dict) else said
+        raise Unsupported(f"is for {str(kind)[:80]!r}, not a Qwen3 text encoder", where=str(path))
+    if said.get("attention_bias") or "quantization_config" in said:
+        what = "has biases" if said.get("attention_bias") else "is quantized already"
+        raise Unsupported(f"{what}, which Klein's text encoder does not", where=str(path))
+    for key in SIZES:
+        value, most = said.get(key), MAX_LAYERS if key == "num_hidden_layers" else 1 << 24
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+            raise BadInput(
+                f"has {key} = {str(value)[:40]}; 1 to {most} is expected",
+                where=str(path),
+                hint="fetch it again",
+            )
+    return said
+
+
+def _check(
+    name: str, due: tuple[int, ...] | None, found: StoredTensor | None, folder: Path
+) -> None:
+    if found is None:
+        raise BadInput(
+            "is missing", where=(folder, f"tensor {name}"), hint="fetch the text encoder again"
+        )
+    where = (found.path, f"tensor {name}")
+    if due is None:
+        raise Unsupported("has no place in a Qwen3 of this config", where=where)
+    if found.spec.shape != due or math.prod(due) == 0:
+        raise BadInput(
+            f"is {list(found.spec.shape)}, its config calls for {list(due)}",
+            where=where,
+            hint="fetch the text encoder again",
+        )
+    if found.spec.dtype not in READABLE:
+        raise Unsupported(
+            f"has dtype {found.spec.dtype}; {', '.join(READABLE)} are read", where=where
+        )

@@ -1,0 +1,51 @@
+"""Open a source: a path, a shipped name or a Hub id."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from bonsai_quant.core.errors import UsageError, printable
+
+from .checkpoint import Source, read_source
+from .components import find_parts
+from .shipped import NAMES, find_shipped
+
+log = logging.getLogger(__name__)
+
+
+def open_source(
+    place: str, *, revision: str | None = None, strict: bool = False, parts: bool = False
+) -> Source:
+    """A path, or `org/name[@revision]` on the Hub, or the bare name of a shipped model.
+
+    parts: look for the pipeline's other parts, too.
+    """
+    path = Path(place)
+    if place and os.path.lexists(path):
+        if revision is not None:
+            raise UsageError(f"{place} is a path: --revision is for the Hub", hint="leave it out")
+        log.info("%s is a path on this machine", printable(place))
+        return replace(read_source(path, strict=strict), parts=find_parts(path) if parts else None)
+    if folder := find_shipped(place):
+        if revision is not None:
+            raise UsageError(f"{place} has no revisions: they are on the Hub", hint="leave it out")
+        log.info("%s comes with this program", place)
+        found, others = read_source(folder, strict=strict), find_parts(folder) if parts else None
+        return replace(found, place=place, shipped=place, parts=others)
+    from bonsai_quant.hub.listing import split_id
+
+    from .remote import fetch
+
+    if named := split_id(place):
+        name, at = named
+        if revision and at and revision != at:
+            raise UsageError(f"two revisions: {at!r} and --revision {revision!r}", hint="give one")
+        return fetch(name, revision or at or None, strict=strict, parts=parts)
+    raise UsageError(
+        f"no file, folder or Hub id {place[:300]!r}",
+        hint=f"give a path, org/name for the Hub, or {' or '.join(NAMES)}, which comes with this "
+        "program",
+    )

@@ -1,0 +1,158 @@
+"""Headers of a checkpoint on the Hub by range requests; its weights into the Hub's own cache."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from bonsai_quant.core.errors import (
+    BadInput,
+    EnvironmentFault,
+    HubMismatch,
+    HubUnavailable,
+    UsageError,
+)
+from bonsai_quant.hub import client
+from bonsai_quant.hub.cache import bring, check_cache_room, check_small, discard, mismatch
+from bonsai_quant.hub.listing import (
+    WEIGHTS,
+    Commit,
+    Remote,
+    find_cached,
+    remember,
+    resolve,
+    split_id,
+)
+from bonsai_quant.storage import fs
+from bonsai_quant.storage.strict_json import strict_json
+
+from .checkpoint import Source, SourceFile, read_source
+from .components import INDEX, find_parts
+from .header_mirror import _announced, _copy_headers, _copy_parts, _moved, _moved_parts, _named
+from .remote_files import choose, choose_papers, choose_parts, is_read
+from .shards import INDEX_SUFFIX
+from .shipped import NAMES
+
+log = logging.getLogger(__name__)
+
+
+def fetch(name: str, revision: str | None, *, strict: bool = False, parts: bool = False) -> Source:
+    """A model on the Hub, from its headers alone. revision: branch, tag or commit.
+
+    Its files' paths are where `download` puts them. What is in the cache is not asked for again.
+    parts: look for the pipeline's other parts, too.
+    """
+    commit = resolve(name, revision or "")
+    files, others = choose(commit), choose_parts(commit) if parts else ()
+    if all(commit.local(f).is_file() for f in (*files, *others)):
+        found = _read_cached(commit, files, others, strict=strict)
+    else:
+        with tempfile.TemporaryDirectory() as folder, _named(folder, commit.place):
+            mirror = Path(folder, commit.name)
+            _copy_headers(commit, files, mirror)
+            _copy_parts(commit, others, mirror)
+            found = _moved(read_source(mirror, strict=strict), commit.local(files[0]).parent)
+            if parts:
+                found = replace(found, parts=_moved_parts(find_parts(mirror), mirror, commit))
+    if parts and found.parts is None and client.offline():
+        log.warning("%s: its other parts are not in the cache, packs go without", commit.place)
+    hashes = {f.name: f.sha256 for f in files if f.sha256 and f.name.endswith(WEIGHTS)}
+    return replace(found, place=commit.place, hub_id=name, revision=commit.sha, hub_sha256=hashes)
+
+
+def download(source: Source) -> Source:
+    """A source with its weights on this machine; one that is not from the Hub is there already."""
+    if source.hub_id is None or source.revision is None:
+        return source
+    commit = resolve(source.hub_id, source.revision)
+    files, others = choose(commit), choose_parts(commit) if source.parts else ()
+    every = dict.fromkeys((*files, *others, *choose_papers(commit)))
+    missing = [f for f in every if not commit.local(f).is_file()]
+    check_cache_room(commit, missing)
+    for file in missing:
+        bring(commit, file)
+    found = _read_cached(commit, files, others)
+    if (found.model, found.config) != (source.model, source.config) or (
+        found.parts and source.parts and found.parts.encoder != source.parts.encoder
+    ):
+        raise HubMismatch(
+            "the files are not those whose headers were read", where=source.place, hint="run again"
+        )
+    remember(replace(commit, revision=source.place.partition("@")[2]))
+    return replace(source, files=found.files, parts=found.parts)
+
+
+def _read_cached(
+    commit: Commit, files: tuple[Remote, ...], others: tuple[Remote, ...], *, strict: bool = False
+) -> Source:
+    """The source in the cache. Its weights are hashed here only when they make no sense."""
+    for file in (*files, *others):
+        path = commit.local(file)
+        if path.stat().st_size != file.size:
+            raise mismatch(
+                commit, file, f"is {path.stat().st_size} bytes, the Hub announced {file.size}"
+            )
+        if is_read(file):
+            check_small(fs.read_small(path), commit, file)
+    folder = commit.local(files[0]).parent
+    _check_shards(commit, files)
+    try:
+        found = read_source(folder, strict=strict)
+        parts = find_parts(commit.snapshot) if others else None
+    except BadInput:
+        for file in (*files, *others):
+            _check_large(commit, file)
+        raise
+    return replace(found, parts=_announced(parts, commit) if parts else None)
+
+
+def _check_large(commit: Commit, file: Remote) -> None:
+    if not file.sha256:
+        return
+    _, found = fs.sha256_file(commit.local(file))
+    if found != file.sha256:
+        raise mismatch(commit, file, f"has sha256 {found}, the Hub announced {file.sha256}")
+
+
+def _check_shards(commit: Commit, files: tuple[Remote, ...]) -> None:
+    """When offline the cache may hold an index, but not all of its shards."""
+    held = {f.name for f in files}
+    for file in files:
+        if client.offline() and file.name.endswith(INDEX_SUFFIX):
+            table = strict_json(fs.read_small(commit.local(file)))
+            if missing := sorted(set(table["weight_map"].values()) - held):
+                raise HubUnavailable(
+                    f"is not complete in the cache: {', '.join(missing)} is missing",
+                    where=commit.place,
+                    hint="unset HF_HUB_OFFLINE and run again",
+                )
+
+
+def _compare_with_hub(source: Source, file: SourceFile, digest: str) -> None:
+    announced = source.hub_sha256.get(file.name)
+    if announced and announced != digest:
+        discard(file.path)
+        raise HubMismatch(
+            f"has sha256 {digest}, the Hub announced {announced}",
+            where=str(file.path),
+            hint="it is out of the cache now: run again to fetch it",
+        )
+
+
+def _cached(place: str) -> Path:
+    named = split_id(place)
+    if named is None:
+        raise UsageError(
+            f"no pack, pipeline folder or Hub id {place[:300]!r}",
+            hint=f"give a path, or {' or '.join(NAMES)}, which comes with this program",
+        )
+    folder, revision = find_cached(*named), f" --revision {named[1]}" if named[1] else ""
+    if folder is None or not (folder / INDEX).exists():
+        raise EnvironmentFault(
+            "its text encoder, tokenizer, VAE and scheduler are not on this machine",
+            where=place,
+            hint=f"fetch them with `hf download {named[0]}{revision}`, or pass --pipeline FOLDER",
+        )
+    return folder

@@ -1,0 +1,1 @@
+"""Containers of tensors: safetensors, GGUF, torch zip; strict readers, deterministic writers."""

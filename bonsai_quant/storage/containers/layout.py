@@ -1,0 +1,77 @@
+"""Where every byte of a weight file goes, known before the first is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bonsai_quant.core.schema import TensorSpec
+
+from . import torchzip
+from .gguf import GgufTensor, padded
+from .gguf import build_header as build_gguf_header
+from .safetensors import build_header
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A weight file to be.
+
+    offsets: tensor name -> byte in the file.  size: of the whole file.
+    frames: from each tensor's CRC-32, the (offset, bytes) of all that is not tensor data.
+    needs_crc: whether the container stores those checksums.
+    """
+
+    specs: tuple[TensorSpec, ...]
+    offsets: Mapping[str, int]
+    size: int
+    frames: Callable[[Mapping[str, int]], list[tuple[int, bytes]]]
+    needs_crc: bool = False
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of tensor data, without headers."""
+        return sum(s.nbytes for s in self.specs)
+
+
+def safetensors_layout(specs: Sequence[TensorSpec], metadata: dict[str, str]) -> Layout:
+    """One safetensors file, its tensors sorted by name."""
+    ordered = tuple(sorted(specs, key=lambda s: s.name))
+    header, starts = build_header(ordered, metadata)
+    offsets = {s.name: at for s, at in zip(ordered, starts, strict=True)}
+    size = starts[-1] + ordered[-1].nbytes if ordered else len(header)
+    return Layout(ordered, offsets, size, lambda _: [(0, header)])
+
+
+def torchzip_layout(specs: Sequence[TensorSpec]) -> Layout:
+    """One PyTorch zip, as `torch.save` of a flat dict makes it, its tensors sorted by name."""
+    ordered = tuple(sorted(specs, key=lambda s: s.name))
+    made = torchzip.layout(ordered)
+    return Layout(
+        ordered, made.offsets, made.size, lambda crcs: torchzip.frames(made, crcs), needs_crc=True
+    )
+
+
+def gguf_layout(
+    tensors: Sequence[tuple[GgufTensor, Sequence[TensorSpec]]], metadata: Mapping[str, str | int]
+) -> Layout:
+    """One GGUF file, its tensors sorted by name.
+
+    tensors: each with the pieces that it is written in, which follow one another without a gap.
+    """
+    ordered = sorted(tensors, key=lambda t: t[0].name)
+    header, starts = build_gguf_header([t for t, _ in ordered], metadata)
+    specs: list[TensorSpec] = []
+    offsets, frames, end = {}, [(0, header)], len(header)
+    for (tensor, pieces), start in zip(ordered, starts, strict=True):
+        at = start
+        for piece in pieces:
+            offsets[piece.name] = at
+            at += piece.nbytes
+        if at != start + tensor.nbytes:
+            raise AssertionError(f"{tensor.name}: pieces of {at - start} bytes for {tensor.nbytes}")
+        specs += pieces
+        end = padded(at)
+        if end > at:
+            frames.append((at, bytes(end - at)))
+    return Layout(tuple(specs), offsets, end, lambda _: frames)

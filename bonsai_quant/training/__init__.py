@@ -1,0 +1,1 @@
+"""Quality, recovered: calibrate, fold, distill."""

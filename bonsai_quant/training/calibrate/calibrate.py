@@ -1,0 +1,76 @@
+"""From a pipeline to a folder of second moments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bonsai_quant.conversion.calibration_file import CalibrationRecord
+from bonsai_quant.conversion.plan import plan
+from bonsai_quant.conversion.settings import DEFAULT_SOURCE, default_out
+from bonsai_quant.core.errors import UsageError, unknown
+from bonsai_quant.core.recipe import Recipe
+from bonsai_quant.core.requirements import RUN, require
+from bonsai_quant.core.schema import CALIBRATED, Progress, no_progress
+from bonsai_quant.packs.output import check_output
+from bonsai_quant.packs.pipeline import locate
+
+from .job import Work
+
+SAMPLES = 64
+"""Prompts whose ways are looked at, each at every noise level of the sampler."""
+AT_ONCE = 8
+"""States that go through a block at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What was made."""
+
+    out: Path
+    record: CalibrationRecord
+
+
+def calibrate(
+    source: str = DEFAULT_SOURCE,
+    *,
+    mode: str | None = None,
+    recipe: str | Path | Recipe | None = None,
+    solver: str | None = None,
+    out: str | Path | None = None,
+    prompts: str | None = None,
+    samples: int = SAMPLES,
+    at_once: int = AT_ONCE,
+    seed: int = 0,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress = no_progress,
+) -> Calibrated:
+    """Collect the second moments of every packed layer's inputs into OUT, block by block.
+
+    solver: `gptq` or `weighted`: each block is looked at behind blocks that are already rounded
+    with it, as they will be; None: behind full precision, which serves any mode.
+    prompts: a file, one a line.  samples: prompts.  at_once: states in memory of the device.
+    progress: called with blocks.
+    """
+    require(RUN, "run")
+    from .run import run
+
+    if solver is not None and solver not in CALIBRATED:
+        raise unknown("solver", solver, CALIBRATED)
+    for name, value in (("samples", samples), ("at-once", at_once)):
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1, not {value}")
+    place = locate(source)
+    if place.pack is not None:
+        raise UsageError("is a pack", where=source, hint="give the full-precision pipeline")
+    if solver is not None and mode is None and recipe is None:
+        raise UsageError("a solver needs to know the mode", hint="pass --mode ternary or binary")
+    any_mode = mode or (None if recipe else "ternary")
+    planned = plan(source, mode=any_mode, recipe=recipe, solver="exact", formats="bonsai")
+    target = default_out(source, "calibration") if out is None else Path(out)
+    work = Work(place, planned, solver, prompts, samples, at_once, seed, target)
+    check_output(target, planned.source, overwrite=overwrite)
+    record: Any = run(work, overwrite=overwrite, resume=resume, progress=progress)
+    return Calibrated(target, record)

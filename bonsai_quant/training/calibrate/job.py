@@ -1,0 +1,32 @@
+"""What a calibration is told to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bonsai_quant.conversion.plan import Plan
+from bonsai_quant.packs.pipeline import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be done. mode: of the plan; solver: None for moments of the full precision."""
+
+    place: Place
+    plan: Plan
+    solver: str | None
+    prompts: str | None
+    samples: int
+    at_once: int
+    seed: int
+    out: Path
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Packed layer -> the first of those that read the same input."""
+        from bonsai_quant.sources.families.flux2 import input_of
+
+        return {
+            t.tensor.linear: input_of(t.tensor.linear) for t in self.plan.tensors if t.tensor.packed
+        }

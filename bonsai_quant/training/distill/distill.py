@@ -1,0 +1,119 @@
+"""From a pipeline to one whose packed layers lie on their grid, step by step, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bonsai_quant.conversion.plan import Plan, plan
+from bonsai_quant.conversion.settings import DEFAULT_SOURCE, default_out
+from bonsai_quant.core.errors import BadInput, UsageError
+from bonsai_quant.core.recipe import Distillation, Recipe
+from bonsai_quant.core.requirements import RUN, TRAIN, require
+from bonsai_quant.core.schema import Progress, no_progress
+from bonsai_quant.packs.find import find_packs
+from bonsai_quant.packs.integrity import require_whole
+from bonsai_quant.packs.output import check_output
+from bonsai_quant.packs.pipeline import locate
+from bonsai_quant.packs.read import Pack, open_pack
+
+from .job import Work
+
+SAVE_EVERY = 600.0
+"""Seconds between checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """What a run made. out: a whole pipeline.  record: what distillation.json says.
+
+    None in the processes of torchrun that are not the first.
+    """
+
+    out: Path
+    record: dict[str, Any] | None
+
+
+def distill(
+    source: str = DEFAULT_SOURCE,
+    *,
+    mode: str | None = None,
+    recipe: str | Path | Recipe | None = None,
+    out: str | Path | None = None,
+    start: str | Path | None = None,
+    prompts: str | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    resume: bool = False,
+    save_every: float = SAVE_EVERY,
+    max_memory: int | None = None,
+    changes: Mapping[str, Any] = {},
+    progress: Progress = no_progress,
+) -> Distilled:
+    """Distil a pipeline into one on the grid of a mode, in OUT (`./<name>-<mode>-distilled`).
+
+    recipe: a file whose `distillation` says how (training.Distillation); its other fields as in
+    `convert`.  start: a pack of the same model, as `gptq` leaves it, for the student to begin as.
+    prompts: a file, one a line.  changes: of the distillation's settings.
+    max_memory: bytes of each device that may be used.  progress: called with updates.
+    Under `torchrun` the model is cut among its processes (FSDP2).
+    """
+    require((*RUN, *TRAIN), "train")
+    from .distributed import join
+    from .run import run
+
+    work = prepare(
+        source,
+        mode=mode,
+        recipe=recipe,
+        out=out,
+        prompts=prompts,
+        seed=seed,
+        changes=changes,
+        start=start,
+    )
+    check_output(work.out, work.plan.source, overwrite=overwrite)
+    with join() as ranks:
+        record = run(
+            work, ranks, overwrite=overwrite, resume=resume, save_every=save_every,
+            max_memory=max_memory, progress=progress if ranks.first else no_progress,
+        )  # fmt: skip
+    return Distilled(work.out, record)
+
+
+def prepare(
+    source: str, *, mode: str | None, recipe: str | Path | Recipe | None, out: str | Path | None,
+    prompts: str | None, seed: int, changes: Mapping[str, Any], start: str | Path | None = None,
+) -> Work:  # fmt: skip
+    """Everything that can be refused before anything is loaded."""
+    from bonsai_quant.training.recipe import load_recovery, with_changes
+
+    said = load_recovery(recipe, mode)
+    settings = with_changes(said.distillation or Distillation(), changes)
+    place = locate(source)
+    if place.pack is not None:
+        raise UsageError("is a pack: there is nothing to learn from", where=source,
+                         hint="give the full-precision pipeline")  # fmt: skip
+    # Whatever solver the recipe names: what comes out of here is on the grid, and needs none.
+    work = plan(source, mode=mode, recipe=said.recipe, solver="exact", formats="unpacked")
+    target = Path(f"{default_out(source, work.info.mode)}-distilled") if out is None else Path(out)
+    begin = None if start is None else _opened(start, work)
+    return Work(place, work, settings, prompts, seed, target, begin)
+
+
+def _opened(start: str | Path, work: Plan) -> Pack:
+    """The pack to begin as, if it is one of this model with the same layers packed."""
+    found = find_packs(Path(start))
+    if not found:
+        raise UsageError(f"no pack in {str(start)[:300]!r}", hint="give one of this model")
+    pack = open_pack(found[0])
+    if pack.info.tensors != work.info.tensors:
+        raise BadInput(
+            f"is no {work.info.mode} pack of this model with the same layers packed",
+            where=str(start),
+            hint="convert the same source by the same recipe",
+        )
+    require_whole(pack)
+    return pack

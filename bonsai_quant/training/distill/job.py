@@ -1,0 +1,32 @@
+"""What a distillation is told to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bonsai_quant.conversion.plan import Plan
+from bonsai_quant.core.recipe import Distillation
+from bonsai_quant.packs.pipeline import Place
+from bonsai_quant.packs.read import Pack
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be done: which layers of which pipeline, how, and where the result goes.
+
+    start: where the student's weights come from, if not from the pipeline.
+    """
+
+    place: Place
+    plan: Plan
+    settings: Distillation
+    prompts: str | None
+    seed: int
+    out: Path
+    start: Pack | None = None
+
+    @property
+    def modes(self) -> dict[str, str]:
+        """Mode by name of every layer that will be packed."""
+        return {t.tensor.linear: t.tensor.action for t in self.plan.tensors if t.tensor.packed}

@@ -1,0 +1,67 @@
+"""Loading what a run needs: encoded prompts, the teacher, the student, and what watches them."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import Flux2Transformer2DModel
+
+from bonsai_quant.runners.picture_settings import read_benchmark
+from bonsai_quant.runners.runner import start
+from bonsai_quant.runners.sampling import levels
+from bonsai_quant.runners.torch.dense import dense_transformer
+from bonsai_quant.runners.torch.runner import TorchRunner
+from bonsai_quant.training.trajectories.denoiser import Denoiser, load_transformer
+from bonsai_quant.training.trajectories.prompts import Prompts
+
+from .batches import Lessons
+from .distributed import Ranks, cut
+from .job import Work
+from .latent_linear import attach
+from .trainer import Trainer
+from .validation import Exam
+
+AT_ONCE = 128
+"""Prompts encoded between two loads of the text encoder."""
+
+
+def load(work: Work, ranks: Ranks, prompts: Prompts) -> tuple[Trainer, Exam]:
+    """Everything in memory, on its device, at step 0."""
+    benchmark = read_benchmark(work.place.pipeline)
+    pictures, runner = benchmark.settings, TorchRunner(work.place)
+    noise = start(range(len(prompts.held)), pictures, work.place.channels)
+    _, rows, columns, channels = noise.shape
+    words = pictures.max_sequence_length
+    used, held = (encoded(runner, p, words) for p in (prompts.used, prompts.held))
+    size = (rows, columns, words)
+    teacher = Denoiser(_transformer(work, ranks, learns=False), *size).to(ranks.device)
+    student = cut(Denoiser(_transformer(work, ranks, learns=True), *size), ranks)
+    sigmas = levels(rows * columns, pictures.num_inference_steps)
+    lessons = Lessons(used, (rows * columns, channels), sigmas, work.settings, work.seed, ranks)
+    trainer = Trainer(student, teacher, lessons, work.settings, ranks)
+    return trainer, Exam(prompts, held, noise, benchmark, runner)
+
+
+def _transformer(work: Work, ranks: Ranks, *, learns: bool) -> Flux2Transformer2DModel:
+    """The student in float32 with latent linears, or the teacher in the device's precision."""
+    if learns and work.start is not None:
+        model = dense_transformer(work.start)
+    else:
+        half = ranks.device.type == "cuda" and not learns
+        dtype = torch.bfloat16 if half else torch.float32
+        model = load_transformer(work.place.part("transformer"), dtype)
+    if learns:
+        attach(model, work.modes)
+        if work.settings.checkpointing:
+            model.enable_gradient_checkpointing()
+    return model.train(learns).requires_grad_(learns)
+
+
+def encoded(runner: TorchRunner, prompts: tuple[str, ...], words: int) -> torch.Tensor:
+    """Hidden states [prompts, words, width] in the runner's precision, in main memory."""
+    unique = list(dict.fromkeys(prompts))
+    parts = [
+        torch.from_numpy(runner.encode(unique[at : at + AT_ONCE], words)).to(runner.dtype)
+        for at in range(0, len(unique), AT_ONCE)
+    ]
+    at = {p: i for i, p in enumerate(unique)}
+    return torch.cat(parts)[[at[p] for p in prompts]]

@@ -1,0 +1,52 @@
+"""What a training run takes of every device, told before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from bonsai_quant.core.errors import EnvironmentFault
+from bonsai_quant.runners.picture_settings import read_benchmark
+from bonsai_quant.runners.sampling import PIXELS
+
+if TYPE_CHECKING:
+    from .job import Work
+
+PASSING = 34
+"""Floats that a block keeps for its gradient, per token and channel: its widths added up."""
+
+
+def needed(work: Work, processes: int, *, half: bool) -> dict[str, int]:
+    """Bytes of one process by what they are for. half: the teacher and products are in bfloat16."""
+    tensors, config, settings = work.plan.tensors, work.place.config, work.settings
+    pictures = read_benchmark(work.place.pipeline).settings
+    tokens = pictures.height * pictures.width // PIXELS**2
+    weights = sum(t.tensor.size for t in tensors)
+    width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
+    blocks = int(config["num_layers"]) + int(config["num_single_layers"])
+    one = settings.at_once * (tokens + pictures.max_sequence_length) * width * (2 if half else 4)
+    kept = blocks * one + PASSING * one if settings.checkpointing else blocks * PASSING * one
+    share = -(-weights // processes)
+    return {
+        "latent weights, float32": 4 * share,
+        "their gradients": 4 * share,
+        "Adam's two moments": 8 * share,
+        "running mean": 4 * share if settings.average else 0,
+        "codes that are watched for jumps": 4 * share if settings.freeze else 0,
+        "teacher": (2 if half else 4) * weights,
+        "one block's weights, whole and rounded": 8 * max(t.tensor.size for t in tensors),
+        "what gradients are computed from": kept,
+    }
+
+
+def check_room(parts: Mapping[str, int], free: int, where: str) -> None:
+    """Refuse what cannot fit."""
+    need = sum(parts.values())
+    if need > free:
+        most = max(parts, key=lambda p: parts[p])
+        raise EnvironmentFault(
+            f"about {need / 1e9:.1f} GB are needed on each device ({most}: "
+            f"{parts[most] / 1e9:.1f}), and {free / 1e9:.1f} GB are free",
+            where=where,
+            hint="start more processes with torchrun, or lower at_once in the recipe",
+        )

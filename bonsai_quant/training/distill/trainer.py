@@ -1,0 +1,130 @@
+"""One update after another: the student's velocities to the teacher's, states of both."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from bonsai_quant.core.errors import UsageError
+from bonsai_quant.core.recipe import Distillation
+from bonsai_quant.quantization.grid import round_kept
+
+from .batches import Lesson, Lessons
+from .distributed import Ranks, whole
+from .ema import Average
+from .freeze import Freeze
+from .latent_linear import latents, rounded
+
+LONGEST = 1.0
+"""Of the gradient: longer ones are cut to it."""
+
+
+class Trainer:
+    """A student, its teacher, and all that changes from step to step."""
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, lessons: Lessons, settings: Distillation,
+        ranks: Ranks,
+    ) -> None:  # fmt: skip
+        self.student, self.teacher, self.lessons = student, teacher, lessons
+        self.settings, self.ranks = settings, ranks
+        self.average = Average(student, settings.average)
+        self.optimizer = _optimizer(student, settings)
+        self.freeze: Freeze | None = None
+        self.step = 0
+
+    def update(self) -> float:
+        """Take one step; -> its loss: mean square error over the teacher's mean square."""
+        if self.settings.freezes(self.step) and self.freeze is None:
+            self.freeze = Freeze(self.student, self.average)
+        lesson = self.lessons.draw(self.step, self.teacher, self.student)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["full"] * self.settings.speed(self.step)
+        self.optimizer.zero_grad()
+        loss = self._learn(lesson)
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), LONGEST)
+        self.optimizer.step()
+        self.average.update()
+        if self.freeze is not None:
+            self.freeze.hold()
+        self.step += 1
+        return self._checked(float(self.ranks.mean(loss)))
+
+    def _checked(self, loss: float) -> float:
+        if not math.isfinite(loss):
+            raise UsageError(
+                f"the loss of update {self.step} is {loss}: the training has come apart",
+                hint="lower the rate, and run without --resume",
+            )
+        return loss
+
+    def rates(self) -> dict[str, float]:
+        """Of the last update: its share of the full rate, and of codes that are held."""
+        rates = {"rate": self.settings.speed(self.step - 1)}
+        return rates if self.freeze is None else rates | {"held": self.freeze.share()}
+
+    def _learn(self, lesson: Lesson) -> torch.Tensor:
+        total = torch.zeros((), device=lesson.z.device)
+        parts = self.lessons.pieces(
+            lesson.z, lesson.sigma, lesson.captions, lesson.target, lesson.weight
+        )
+        for z, sigma, captions, target, weight in parts:
+            error = (self.student(z, sigma, captions) - target).square().mean((1, 2))
+            loss = (weight * error).sum() / len(lesson.z)
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def hardened(self, name: str) -> torch.Tensor:
+        """A weight as it is to be stored, in bf16: exactly what a pack of any format can hold.
+
+        Called by every process, in the average's place. name: in the student.
+        """
+        modes = {f"{n}.weight": m.mode for n, m in latents(self.student)}
+        value = whole(self.student.get_parameter(name).detach()).float()
+        if name in modes:
+            return rounded(value, modes[name]).bfloat16().cpu()
+        return torch.from_numpy(round_kept(value.cpu().numpy())).bfloat16()
+
+    def state(self) -> dict[str, Any]:
+        """All that a run needs to go on, in a form that any number of processes can load."""
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        model, optimizer = get_state_dict(self.student, self.optimizer)
+        state = {"model": model, "optimizer": optimizer}
+        if self.settings.average:
+            state["average"] = self.average.values
+        if self.freeze is not None:
+            state |= {"often": self.freeze.often, "held": self.freeze.held}
+            state |= {"codes": self.freeze.codes}
+        return state
+
+    def restore(self, step: int, load: Any) -> None:
+        """Go on from a step. load: fills a state from a checkpoint, in place."""
+        from torch.distributed.checkpoint.state_dict import set_state_dict
+
+        if step and self.settings.freezes(step - 1):
+            self.freeze = Freeze(self.student, self.average)
+        state = self.state()
+        load(state)
+        set_state_dict(
+            self.student, self.optimizer,
+            model_state_dict=state["model"], optim_state_dict=state["optimizer"],
+        )  # fmt: skip
+        self.step = self.average.steps = step
+
+
+def _optimizer(student: nn.Module, settings: Distillation) -> torch.optim.Optimizer:
+    """Adam, with one rate for latent weights and one for what is kept in 16 bits."""
+    packed = {id(m.weight) for _, m in latents(student)}
+    groups = [
+        {"params": [p for p in student.parameters() if id(p) in packed], "full": settings.rate},
+        {
+            "params": [p for p in student.parameters() if id(p) not in packed],
+            "full": settings.kept_rate,
+        },
+    ]
+    return torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.95), weight_decay=0.0)

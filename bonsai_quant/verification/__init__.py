@@ -1,0 +1,1 @@
+"""Proofs that a pack is right."""

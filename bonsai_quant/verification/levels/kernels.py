@@ -1,0 +1,33 @@
+"""Level kernel: the real kernels of MLX and gemlite on these bytes, against float64 products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bonsai_quant.core.schema import PackTensor
+from bonsai_quant.packs.read import Pack
+
+from .check import Check
+
+KERNELS = ("mlx", "gemlite")
+"""Formats whose clients' own kernels are run."""
+
+
+def check_kernels(pack: Pack, backends: Sequence[str], layers: int) -> list[Check]:
+    """Run each backend's own kernels on the smallest packed layers of different shapes."""
+    from bonsai_quant.verification.kernels import check_pack
+
+    if pack.format.name not in KERNELS:
+        return []
+    if pack.format.name not in backends:
+        return [Check("kernel", pack.folder.name, "not run", "not among the backends asked for")]
+    results = check_pack(pack, _sample(pack.info.packed, layers))
+    return [Check("kernel", f"{pack.folder.name}: {r.layer}", r.status, r.reason) for r in results]
+
+
+def _sample(tensors: Sequence[PackTensor], n: int) -> list[PackTensor]:
+    """At most n layers, of as many different shapes as there are, smallest first."""
+    by_shape = {t.shape: t for t in reversed(tensors)}
+    chosen = sorted(by_shape.values(), key=lambda t: (t.size, t.name))
+    chosen += [t for t in tensors if t not in chosen]
+    return chosen[:n]

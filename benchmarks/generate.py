@@ -30,7 +30,7 @@ WHITEPAPER = {"ternary": 1.96, "binary": 1.50}
 
 def child(model: str, backend: str, side: int, steps: int, pipeline: Path) -> dict[str, Any]:
     """One model, one size: load, walk, decode; -> seconds and bytes."""
-    from bonsai_quant.packs.pipeline import Place
+    from bonsai_quant.packs.pipeline import Pipeline
     from bonsai_quant.packs.read import open_pack
     from bonsai_quant.runners import open_runner
     from bonsai_quant.runners.memory_meter import Meter
@@ -39,7 +39,7 @@ def child(model: str, backend: str, side: int, steps: int, pipeline: Path) -> di
 
     folder = Path(model)
     pack = open_pack(folder) if (folder / "manifest.json").exists() else None
-    place = Place(folder.name, pipeline if pack else folder, pack)
+    place = Pipeline(folder.name, pipeline if pack else folder, pack)
     runner = open_runner(place, backend)
     tokens = side // PIXELS
     z = draw(0, tokens, tokens, place.channels)[None]
@@ -52,7 +52,7 @@ def child(model: str, backend: str, side: int, steps: int, pipeline: Path) -> di
             with Meter(resident) as meter:
                 velocity(z, now, captions)
             made["steps"].append({"seconds": meter.seconds, "peak": meter.peak})
-    decoding = open_runner(Place("decoder", pipeline, pack), backend)
+    decoding = open_runner(Pipeline("decoder", pipeline, pack), backend)
     with Meter(resident) as meter, decoding.decoder() as decode:
         decode(walk(lambda z, *_: z * 0, z, captions, [1.0, 0.0])[-1])
     return made | {"decode_seconds": meter.seconds, "decode_peak": meter.peak}

@@ -7,7 +7,7 @@ import torch
 from diffusers import Flux2Transformer2DModel
 
 from bonsai_quant.evaluation.gallery import Task
-from bonsai_quant.packs.pipeline import Place
+from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.packs.read import Pack
 from bonsai_quant.quantization.dequantize import weights
 from bonsai_quant.runners.runner import start
@@ -31,7 +31,7 @@ EACH = 8
 class Proxies:
     """Measures packs against one source, on the first prompts of a task."""
 
-    def __init__(self, source: Place, task: Task) -> None:
+    def __init__(self, source: Pipeline, task: Task) -> None:
         settings, runner = task.benchmark.settings, TorchRunner(source)
         n = task.per_category
         chosen = [i for c in range(len(task.prompts) // n) for i in range(c * n, c * n + EACH)]

@@ -20,7 +20,7 @@ from typing import Any
 import click
 import numpy as np
 
-from bonsai_quant.quantization.hessian import Guide
+from bonsai_quant.quantization.hessian import Hessian
 from bonsai_quant.quantization.solvers import solve
 
 from .marked_text import RESULTS
@@ -44,19 +44,19 @@ def measure(width: int, rows: int) -> dict[str, dict[str, float]]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(width // 4, width)) * np.exp(0.5 * rng.normal(size=width))
     x[:, 1:] += 0.5 * x[:, :-1]
-    guide = Guide(x.T @ x / len(x))
+    hessian = Hessian(x.T @ x / len(x))
     weight = (rng.standard_t(5, (rows, width)) * 0.02).astype(np.float32)
     start = perf_counter()
-    _ = guide.factor
+    _ = hessian.factor
     ready = perf_counter() - start
     cores = os.cpu_count() or 1
     found = {}
     for mode in MODES:
-        solve(weight[:1, :128], "gptq", mode, None, Guide(np.eye(128)))  # compiles
+        solve(weight[:1, :128], "gptq", mode, None, Hessian(np.eye(128)))  # compiles
         start = perf_counter()
         with ThreadPoolExecutor(cores) as pool:
             parts = np.array_split(weight, cores)
-            list(pool.map(lambda w, m=mode: solve(w, "gptq", m, None, guide), parts))
+            list(pool.map(lambda w, m=mode: solve(w, "gptq", m, None, hessian), parts))
         found[mode] = {"ready_s": ready, "row_s": (perf_counter() - start) / rows}
     return found
 

@@ -41,7 +41,7 @@ from bonsai_quant.evaluation.score import (
 )
 from bonsai_quant.packs.find import find_packs
 from bonsai_quant.packs.pipeline import (
-    Place,
+    Pipeline,
     locate,
 )
 from bonsai_quant.packs.read import open_pack
@@ -66,7 +66,7 @@ KEPT_KEYS = ("overall", "categories", "retention")
 class Maker:
     """Makes the pack of one rung. train: train again rather than take what ships."""
 
-    source: Place
+    source: Pipeline
     work: Path
     train: bool
 
@@ -77,8 +77,8 @@ class Maker:
         if way == "trained":
             return self._trained(mode, out)
         place, solver = (self._folded(), "gptq") if way == "folded" else (self.source.name, way)
-        guide = self._calibration(place, mode, way, solver) if solver in CALIBRATED else None
-        convert(place, mode=mode, solver=solver, calibration=guide, formats="bonsai", out=out)
+        hessian = self._calibration(place, mode, way, solver) if solver in CALIBRATED else None
+        convert(place, mode=mode, solver=solver, calibration=hessian, formats="bonsai", out=out)
         return out
 
     def _calibration(self, place: str, mode: str | None, way: str, solver: str | None) -> Path:
@@ -108,7 +108,7 @@ class Maker:
         return out
 
 
-def climb(source: Place, task: Task, maker: Maker) -> tuple[list[dict[str, Any]], list[Gallery]]:
+def climb(source: Pipeline, task: Task, maker: Maker) -> tuple[list[dict[str, Any]], list[Gallery]]:
     """Make, paint and compare every rung; -> a record of each, and all pictures."""
     reference = painted(source, task)
     proxies = Proxies(source, task)
@@ -135,7 +135,7 @@ def climb(source: Place, task: Task, maker: Maker) -> tuple[list[dict[str, Any]]
     return rungs, galleries
 
 
-def painted(place: Place, task: Task) -> Gallery:
+def painted(place: Pipeline, task: Task) -> Gallery:
     """Paint with one model, and say how long it took."""
     click.echo(f"- paint {len(task.texts)} pictures with {place.name}", err=True)
     start = perf_counter()

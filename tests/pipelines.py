@@ -156,4 +156,4 @@ def draw_truth(monkeypatch, wrong) -> None:
         return np.stack(made)
 
     monkeypatch.setattr("bonsai_quant.runners.torch.dense.open_pipeline", lambda place, **_: place)
-    monkeypatch.setattr("bonsai_quant.runners.torch.dense.paint", paint)
+    monkeypatch.setattr("bonsai_quant.runners.torch.dense.paint_dense", paint)

@@ -18,7 +18,7 @@ from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.packs.read import open_pack
 from bonsai_quant.quantization import packing as bits
 from bonsai_quant.quantization.dequantize import decoded
-from bonsai_quant.quantization.hessian import Guide
+from bonsai_quant.quantization.hessian import Hessian
 from bonsai_quant.quantization.solvers import gptq, solve
 from bonsai_quant.quantization.solvers.weighted import scales as weighted_scales
 from bonsai_quant.runners.picture_settings import read_benchmark
@@ -63,7 +63,7 @@ def layer():
     mix = rng.normal(size=(n, n)) * 0.5 / np.sqrt(n) + np.eye(n)
     x = rng.normal(size=(4096, n)) * np.exp(0.5 * rng.normal(size=n)) @ mix
     weight = (rng.normal(size=(96, n)) * 0.02).astype(np.float32)
-    return weight, Guide(x[:3072].T @ x[:3072] / 3072), x[3072:]
+    return weight, Hessian(x[:3072].T @ x[:3072] / 3072), x[3072:]
 
 
 def dense(solved, mode):
@@ -72,15 +72,15 @@ def dense(solved, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_stage_of_gptq_lowers_its_objective(layer, mode):
-    weight, guide, _ = layer
+    weight, hessian, _ = layer
     w = weight.astype(np.float64)
-    codes, scales, _ = gptq.sweep(w, guide, mode)
-    errors = [gptq.error(w, guide, codes, scales)]
+    codes, scales, _ = gptq.sweep(w, hessian, mode)
+    errors = [gptq.error(w, hessian, codes, scales)]
     for _ in range(3):
-        codes, scales = gptq.refit(w, guide, codes, scales, mode)
-        errors.append(gptq.error(w, guide, codes, scales))
-        codes = gptq.descend(w, guide, codes, scales, mode)
-        errors.append(gptq.error(w, guide, codes, scales))
+        codes, scales = gptq.refit(w, hessian, codes, scales, mode)
+        errors.append(gptq.error(w, hessian, codes, scales))
+        codes = gptq.descend(w, hessian, codes, scales, mode)
+        errors.append(gptq.error(w, hessian, codes, scales))
     for before, after in zip(errors, errors[1:], strict=False):
         assert (after <= before * (1 + 1e-9)).all()
     assert errors[-1].sum() < 0.95 * errors[0].sum()
@@ -88,35 +88,35 @@ def test_every_stage_of_gptq_lowers_its_objective(layer, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_no_single_code_could_be_changed_for_the_better(layer, mode):
-    weight, guide, _ = layer
+    weight, hessian, _ = layer
     w = weight[:2].astype(np.float64)
-    codes, scales, _ = gptq.sweep(w, guide, mode)
+    codes, scales, _ = gptq.sweep(w, hessian, mode)
     for _ in range(20):
-        codes = gptq.descend(w, guide, codes, scales, mode)
-    best = gptq.error(w, guide, codes, scales)
+        codes = gptq.descend(w, hessian, codes, scales, mode)
+    best = gptq.error(w, hessian, codes, scales)
     values = (-1, 0, 1) if mode == "ternary" else (-1, 1)
     for i in np.random.default_rng(1).choice(w.shape[1], 60, replace=False):
         for value in values:
             other = codes.copy()
             other[:, i] = value
-            assert (gptq.error(w, guide, other, scales) >= best * (1 - 1e-9)).all()
+            assert (gptq.error(w, hessian, other, scales) >= best * (1 - 1e-9)).all()
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_gptq_keeps_the_outputs_of_inputs_it_has_not_seen(layer, mode):
-    weight, guide, held_out = layer
+    weight, hessian, held_out = layer
     outputs = held_out @ weight.T
     off = {}
     for solver in ("exact", "weighted", "gptq"):
-        solved = solve(weight, solver, mode, None, None if solver == "exact" else guide)
+        solved = solve(weight, solver, mode, None, None if solver == "exact" else hessian)
         off[solver] = np.square(held_out @ dense(solved, mode).T - outputs).sum()
     assert off["gptq"] < 0.75 * off["weighted"] < 0.75 * off["exact"]
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_gptq_measures_what_it_did(layer, mode):
-    weight, guide, _ = layer
-    solved = solve(weight, "gptq", mode, None, guide)
+    weight, hessian, _ = layer
+    solved = solve(weight, "gptq", mode, None, hessian)
     w, q = weight.astype(np.float64), dense(solved, mode).astype(np.float64)
     said = (w * w, (w - q) ** 2, w * q, q * q, q != 0)
     np.testing.assert_allclose(solved.sums, np.stack([s.sum(1) for s in said], 1), rtol=1e-9)
@@ -126,12 +126,12 @@ def test_gptq_measures_what_it_did(layer, mode):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("solver", ["weighted", "gptq"])
 def test_what_is_on_the_grid_stays(layer, mode, solver):
-    _, guide, _ = layer
+    _, hessian, _ = layer
     rng = np.random.default_rng(2)
     t = rng.choice((-1.0, 0.0, 1.0) if mode == "ternary" else (-1.0, 1.0), (16, 384))
     s = np.repeat(2.0 ** rng.integers(-6, -2, (16, 3)) * 1.5, 128, 1)
     weight = (s * t).astype(np.float32)
-    assert np.array_equal(dense(solve(weight, solver, mode, None, guide), mode), weight)
+    assert np.array_equal(dense(solve(weight, solver, mode, None, hessian), mode), weight)
 
 
 def test_the_weighted_scale_is_the_best_there_is():

@@ -26,7 +26,7 @@ from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.quantization.affine4 import decode, not_finite, quantize
 from bonsai_quant.quantization.bf16 import to_bf16
 from bonsai_quant.runners import open_runner
-from bonsai_quant.sources.components import Encoder, find_parts
+from bonsai_quant.sources.components import TextEncoder, find_components
 from bonsai_quant.sources.components.text_encoder import shapes
 
 ENCODER = "text_encoder-mlx-4bit"
@@ -251,7 +251,7 @@ def test_qwen3_4b_takes_what_is_published():
     stored = tuple(
         StoredTensor(TensorSpec(n, "BF16", s), "file", 0) for n, s in sorted(shapes(config).items())
     )
-    encoder = Encoder("folder", config, stored, ())
+    encoder = TextEncoder("folder", config, stored, ())
     made = layout(encoder)
     assert len(made.specs) == 904
     assert abs(made.size - 2_263_022_529) < 50_000  # the header alone is another
@@ -544,7 +544,7 @@ def test_a_head_that_is_the_embedding_again_is_dropped(made, source, tmp_path):
 
 
 def test_nothing_else_is_a_whole_pipeline(source, tmp_path):
-    assert find_parts(source) is not None
-    assert find_parts(source / "transformer") is None
+    assert find_components(source) is not None
+    assert find_components(source / "transformer") is None
     change("model_index.json", _class_name="FluxPipeline")(source)
-    assert find_parts(source) is None
+    assert find_components(source) is None

@@ -26,7 +26,7 @@ from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.quantization.solvers import solve
 from bonsai_quant.training import checkpoint
 from bonsai_quant.training.distill.curves import Curve
-from bonsai_quant.training.distill.ema import Average
+from bonsai_quant.training.distill.ema import EMA
 from bonsai_quant.training.distill.freeze import Freeze
 from bonsai_quant.training.distill.latent_linear import LatentLinear, attach, nearest, rounded
 from bonsai_quant.training.trajectories.prompts import SHIPPED, choose_prompts
@@ -92,7 +92,7 @@ def test_the_gradient_goes_straight_through(mode):
 def test_the_average_is_what_its_equation_says():
     model = nn.Linear(2, 1, bias=False)
     model.weight.data[:] = torch.tensor([[0.0, 0.0]])
-    average = Average(model, 0.9)
+    average = EMA(model, 0.9)
     said = 0.0
     for step in range(1, 30):
         model.weight.data[:] = float(step)
@@ -109,7 +109,7 @@ def test_codes_that_jump_are_held_at_their_average():
     model = nn.Sequential(nn.Linear(128, 2, bias=False))
     model[0].weight.data[:] = torch.linspace(0.5, 1.5, 128)
     attach(model, {"0": "binary"})
-    average = Average(model, 0.5)
+    average = EMA(model, 0.5)
     freeze = Freeze(model, average)
     for step in range(40):
         with torch.no_grad():

@@ -49,7 +49,7 @@ def test_one_prompt_is_one_file_with_its_settings(pack, standin, tmp_path):
     assert str(standin) not in image.text["parameters"]
     settings = read_benchmark(standin).settings
     pipe = stock.open_pipeline(pack, pipeline=str(standin))
-    (theirs,) = stock.paint(pipe, [CIRCLE], [5], settings)
+    (theirs,) = stock.paint_dense(pipe, [CIRCLE], [5], settings)
     assert np.abs(np.asarray(image).astype(int) - theirs).max() <= 1
     assert [s.name for s in made.stages] == ["encoders", "transformer", "decoder"]
     assert all(s.seconds > 0 and s.peak_bytes > 1e6 for s in made.stages)

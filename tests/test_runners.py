@@ -99,9 +99,9 @@ def test_guidance_is_that_of_stock_diffusers(standin, tmp_path, settings):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"is_distilled": False}))
     steered = replace(settings, guidance_scale=3.0)
     mine = paint(open_runner(locate(str(folder)), "torch"), PROMPTS, SEEDS, steered).pictures
-    theirs = stock.paint(stock.open_pipeline(folder), PROMPTS, SEEDS, steered)
+    theirs = stock.paint_dense(stock.open_pipeline(folder), PROMPTS, SEEDS, steered)
     assert np.abs(mine.astype(int) - theirs).max() <= 1
-    plain = stock.paint(stock.open_pipeline(folder), PROMPTS, SEEDS, settings)
+    plain = stock.paint_dense(stock.open_pipeline(folder), PROMPTS, SEEDS, settings)
     assert np.abs(plain.astype(int) - theirs).max() > 5
 
 
@@ -109,7 +109,7 @@ def test_guidance_is_that_of_stock_diffusers(standin, tmp_path, settings):
 def test_every_format_paints_as_its_dense_weights_do(made, standin, settings, backend):
     pytest.importorskip(PACKAGE[backend])
     pipe = stock.open_pipeline(made / "bonsai", pipeline=str(standin))
-    theirs = stock.paint(pipe, PROMPTS, SEEDS, settings)
+    theirs = stock.paint_dense(pipe, PROMPTS, SEEDS, settings)
     for name in FORMATS:
         painted = paint(runner_of(made, standin, backend, name), PROMPTS, SEEDS, settings)
         assert min(map(psnr, painted.pictures, theirs)) > 50
@@ -273,7 +273,7 @@ def test_a_complete_deployment_of_others_runs_by_itself(deployment, made, standi
     assert paint(open_runner(place, "mlx"), PROMPTS, SEEDS, settings).pictures.std() > 5
     torchs = open_runner(place, "torch").encode(PROMPTS, 20)
     assert np.abs(torchs - mine).max() < 1e-5 * np.abs(mine).max()
-    painted = stock.paint(stock.open_pipeline(deployment), PROMPTS, SEEDS, settings)
+    painted = stock.paint_dense(stock.open_pipeline(deployment), PROMPTS, SEEDS, settings)
     again = paint(open_runner(place, "mlx"), PROMPTS, SEEDS, settings).pictures
     assert min(map(psnr, again, painted)) > 50
     assert locate(str(deployment), pipeline=str(standin)).pipeline == standin

@@ -48,7 +48,7 @@ class Show:
             ) from e
 
 
-def manners(options: dict[str, Any]) -> Show:
+def open_output(options: dict[str, Any]) -> Show:
     """Take the common options out, set the log up, and return the printer."""
     as_json, quiet = options.pop("as_json"), options.pop("quiet")
     verbose, _ = options.pop("verbose"), options.pop("debug")

@@ -17,7 +17,7 @@ import pydantic
 
 from bonsai_quant.core.errors import BadInput, first_problem
 from bonsai_quant.core.schema import PackTensor, StoredTensor
-from bonsai_quant.quantization.hessian import Guide
+from bonsai_quant.quantization.hessian import Hessian
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.containers.safetensors import read_header
 from bonsai_quant.storage.strict_json import read_json
@@ -80,7 +80,7 @@ class Calibration:
                 hint="calibrate this source",
             )
 
-    def guide(self, linear: str) -> Guide:
+    def hessian(self, linear: str) -> Hessian:
         """What the inputs of a layer look like."""
         tensor = self.tensors[self.record.inputs[linear]]
         fd, _ = fs.open_regular(self.folder / MOMENTS)
@@ -95,7 +95,7 @@ class Calibration:
                 where=(self.folder / MOMENTS, tensor.spec.name),
                 hint="calibrate again",
             )
-        return Guide(h)
+        return Hessian(h)
 
 
 def open_calibration(folder: str | Path) -> Calibration:

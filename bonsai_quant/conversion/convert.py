@@ -30,7 +30,7 @@ from .resume import purpose, still_true
 from .settings import DEFAULT_SOURCE, default_out
 
 if TYPE_CHECKING:
-    from .quantize_tensor import Finished
+    from .quantize_tensor import QuantizedTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class _Run:
     resumed: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, finished: Finished) -> None:
+    def take(self, finished: QuantizedTensor) -> None:
         """Write a solved tensor in every format, then note it in the journal."""
         tensor = finished.planned.tensor
         if finished.stats is None:
@@ -76,7 +76,7 @@ class _Run:
             }
         )
 
-    def _check_resumed(self, finished: Finished) -> None:
+    def _check_resumed(self, finished: QuantizedTensor) -> None:
         name = finished.planned.tensor.name
         if self.resumed[name] != finished.source_digest:
             raise OutputExists(

@@ -18,7 +18,7 @@ from bonsai_quant.packs.pipeline import find_pipeline
 from bonsai_quant.packs.provenance import Provenance
 from bonsai_quant.packs.read import Pack, the_pack
 from bonsai_quant.packs.write import PackWriter
-from bonsai_quant.sources.components import find_parts
+from bonsai_quant.sources.components import find_components
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.disk import check_room
 from bonsai_quant.storage.staging import Staging
@@ -76,7 +76,7 @@ def _others(name: str, pipeline: str, out: Path) -> dict[str, Deployment]:
         )
     folder = find_pipeline(pipeline)
     _check_apart(folder, out)
-    parts = find_parts(folder)
+    parts = find_components(folder)
     if parts is None:
         raise BadInput(
             "is no whole pipeline in 16 bits",

@@ -24,7 +24,7 @@ def _memory(
 ) -> int:
     """Bytes at the worst moment: of the transformer, or of what goes beside it afterwards."""
     solving = peak_memory(info, threads) + merge_memory(tensors, threads)
-    solving += guide_memory(info, threads) if calibrated else 0
+    solving += hessian_memory(info, threads) if calibrated else 0
     others = [PROCESS_BYTES + work_bytes(d, threads) for d in beside.values()]
     return max(solving, *others, 0)
 
@@ -38,7 +38,7 @@ def peak_memory(info: PackInfo, threads: int) -> int:
     return PROCESS_BYTES + (2 * threads + 2) * block + threads * max(3 * packed, 2 * kept)
 
 
-def guide_memory(info: PackInfo, threads: int) -> int:
+def hessian_memory(info: PackInfo, threads: int) -> int:
     """Bytes of the moments that solvers hold: H, damped, its inverse and factor, in float64."""
     widest = max((t.shape[1] for t in info.packed), default=0)
     return threads * 5 * 8 * widest**2

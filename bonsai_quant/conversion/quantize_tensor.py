@@ -12,7 +12,7 @@ import xxhash
 from bonsai_quant.core.schema import GROUP, LayerStats, PackedLayer, PlannedTensor, Span
 from bonsai_quant.quantization.bf16 import as_float32, from_stored
 from bonsai_quant.quantization.grid import round_kept
-from bonsai_quant.quantization.hessian import Guide
+from bonsai_quant.quantization.hessian import Hessian
 from bonsai_quant.quantization.solvers import solve
 from bonsai_quant.quantization.solvers.nearest import DOT, ENERGY, ERROR, NONZERO, RECONSTRUCTED
 from bonsai_quant.sources.lora.merge import Factors, merged, read_factors
@@ -22,7 +22,7 @@ from .checks import Checks, _bad_value, _check_plausible, _check_solved
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class QuantizedTensor:
     """A tensor that is done.
 
     layer: when packed.  kept: float16 values of the tensor's shape, when kept.  Neither when it was
@@ -36,7 +36,7 @@ class Finished:
     source_digest: str
 
 
-class Assembly:
+class TensorQuantizer:
     """Collects the blocks of one tensor, from any thread, in any order."""
 
     def __init__(
@@ -56,12 +56,12 @@ class Assembly:
         self.inexact = 0
         self.arrays: dict[str, np.ndarray] = {}
         self.calibration = calibration
-        self.guide: Guide | None = None
+        self.hessian: Hessian | None = None
         self.factors: Factors | None = None
         self.blank = bool(planned.deltas)
         """Only zeros came so far, where a LoRA will hide that."""
 
-    def add(self, span: Span, data: np.ndarray) -> Finished | None:
+    def add(self, span: Span, data: np.ndarray) -> QuantizedTensor | None:
         """Solve the rows of a block; the tensor, when these were its last."""
         if not self.skip:
             self._place(span, data)
@@ -76,7 +76,7 @@ class Assembly:
         values = self._merge(from_stored(data, span.stored.spec.dtype), span.at)
         tensor = self.planned.tensor
         if tensor.action != "keep":
-            solved = solve(values, self.solver, tensor.action, self.bits, self._guide())
+            solved = solve(values, self.solver, tensor.action, self.bits, self._hessian())
             _check_solved(solved, values, span)
             parts = {
                 "codes": solved.codes,
@@ -101,16 +101,16 @@ class Assembly:
             factors = self.factors
         return merged(np.ascontiguousarray(values), factors, at)
 
-    def _guide(self) -> Guide | None:
+    def _hessian(self) -> Hessian | None:
         """What the layer's inputs look like, read and made ready by whoever comes first."""
         if self.calibration is None:
             return None
         with self.lock:
-            if self.guide is None:
-                self.guide = self.calibration.guide(self.planned.tensor.linear)
+            if self.hessian is None:
+                self.hessian = self.calibration.hessian(self.planned.tensor.linear)
                 if self.solver == "gptq":
-                    _ = self.guide.factor
-            return self.guide
+                    _ = self.hessian.factor
+            return self.hessian
 
     def _array(self, name: str, part: np.ndarray) -> np.ndarray:
         with self.lock:
@@ -130,14 +130,14 @@ class Assembly:
             self.inexact += inexact
         return rounded.astype(np.float16)
 
-    def _finish(self) -> Finished:
+    def _finish(self) -> QuantizedTensor:
         ordered = b"".join(self.digests[at] for at in sorted(self.digests))
         digest = xxhash.xxh3_128_hexdigest(ordered)
         # What is done must not stay in memory.
-        arrays, self.arrays, self.guide, self.factors = self.arrays, {}, None, None
+        arrays, self.arrays, self.hessian, self.factors = self.arrays, {}, None, None
         tensor = self.planned.tensor
         if self.skip:
-            return Finished(self.planned, None, None, None, digest)
+            return QuantizedTensor(self.planned, None, None, None, digest)
         if not tensor.packed:
             stats = LayerStats(
                 tensor.name,
@@ -147,12 +147,12 @@ class Assembly:
                 2 * tensor.size,
                 inexact=self.inexact,
             )
-            return Finished(self.planned, stats, None, arrays["kept"], digest)
+            return QuantizedTensor(self.planned, stats, None, arrays["kept"], digest)
         stats = _packed_stats(self.planned, arrays, self.bits)
         _check_plausible(stats, arrays["sums"], self.planned, self.checks, self.blank)
         out, n = tensor.shape
         layer = PackedLayer(tensor.linear, (out, n), self.bits, arrays["codes"], arrays["scales"])
-        return Finished(self.planned, stats, layer, None, digest)
+        return QuantizedTensor(self.planned, stats, layer, None, digest)
 
 
 def _packed_stats(planned: PlannedTensor, arrays: dict[str, np.ndarray], bits: int) -> LayerStats:

@@ -25,13 +25,13 @@ from bonsai_quant.storage.containers.safetensors import parse_header
 from .checks import Checks
 from .memory_need import BLOCK
 from .plan import Plan
-from .quantize_tensor import Assembly, Finished
+from .quantize_tensor import QuantizedTensor, TensorQuantizer
 
 
 class Sink(Protocol):
     """Where solved tensors go. Called from several threads, once per tensor."""
 
-    def __call__(self, finished: Finished) -> None:
+    def __call__(self, finished: QuantizedTensor) -> None:
         """Take a tensor: its packed layer or kept values, and what rounding did to it."""
 
 
@@ -49,7 +49,7 @@ def run(
     checks: refuse tensors of zeros and implausible magnitudes.
     """
     assemblies = {
-        t.tensor.name: Assembly(
+        t.tensor.name: TensorQuantizer(
             t,
             plan.recipe.solver,
             plan.info.bits,

@@ -14,7 +14,7 @@ from bonsai_quant.core.schema import Progress, no_progress
 from bonsai_quant.evaluation.scenes.grammar import SPLITS, prompts
 from bonsai_quant.evaluation.scenes.scene import Prompt
 from bonsai_quant.evaluation.scenes.world import CATEGORIES, WORLDS, World
-from bonsai_quant.packs.pipeline import Place
+from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.runners.picture_settings import NAME, Benchmark
 
 BATCH = 32
@@ -108,18 +108,18 @@ def check_packages() -> None:
 
 
 def exhibit(
-    place: Place, task: Task, *, batch: int = BATCH, progress: Progress = no_progress
+    place: Pipeline, task: Task, *, batch: int = BATCH, progress: Progress = no_progress
 ) -> Gallery:
     """Paint every picture of the task and judge it. progress: counts pictures."""
     check_packages()
-    from bonsai_quant.runners.torch.dense import open_pipeline, paint
+    from bonsai_quant.runners.torch.dense import open_pipeline, paint_dense
 
     world, settings = scenery(task.benchmark), task.benchmark.settings
     pipe = open_pipeline(place.name, pipeline=str(place.pipeline))
     texts, seeds, made = task.texts, task.seeds, []
     for at in range(0, len(texts), batch):
         part = slice(at, at + batch)
-        painted = paint(pipe, texts[part], seeds[part], settings, batch=batch)
+        painted = paint_dense(pipe, texts[part], seeds[part], settings, batch=batch)
         made.append(shrink(painted, world.pixels))
         progress(len(painted), 0, len(texts))
     pictures = np.concatenate(made).reshape(len(task.prompts), task.images, *made[0].shape[1:])

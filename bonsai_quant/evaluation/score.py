@@ -18,7 +18,7 @@ from bonsai_quant.core.errors import BadInput, UsageError
 from bonsai_quant.core.schema import Progress, no_progress
 from bonsai_quant.evaluation.scenes.world import CATEGORIES
 from bonsai_quant.packs.manifest import conversion
-from bonsai_quant.packs.pipeline import Place, locate
+from bonsai_quant.packs.pipeline import Pipeline, locate
 from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.storage.small_file import write_file
 
@@ -47,7 +47,7 @@ class CategoryScore:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Retention:
     """What a pack keeps of a reference, in one category or overall.
 
     retention: score / reference's score.  chance: the score of pictures made for other captions;
@@ -79,7 +79,7 @@ class Scored:
     task: Task
     model: ModelScore
     reference: ModelScore | None
-    kept: tuple[Kept, ...]
+    kept: tuple[Retention, ...]
     conversion: dict[str, Any] | None = None
     format: str | None = None
 
@@ -127,7 +127,7 @@ def score(
     return replace(result, conversion=conversion(manifest), format=manifest.format)
 
 
-def find_places(place: str, against: str | None, pipeline: str | None) -> list[Place]:
+def find_places(place: str, against: str | None, pipeline: str | None) -> list[Pipeline]:
     """What is to be scored, then the reference if there is one."""
     reference = locate(against, pipeline=pipeline) if against is not None else None
     spare = str(reference.pipeline) if reference else None
@@ -141,7 +141,7 @@ def find_places(place: str, against: str | None, pipeline: str | None) -> list[P
     return found
 
 
-def task_for(places: list[Place], *, split: str, prompts: int, images: int, seed: int) -> Task:
+def task_for(places: list[Pipeline], *, split: str, prompts: int, images: int, seed: int) -> Task:
     """The same task for all models; their pipelines must agree on how pictures are made."""
     for name, value, least in (("prompts", prompts, 1), ("images", images, 1), ("seed", seed, 0)):
         if value < least:
@@ -200,16 +200,17 @@ def _failures(marks: Marks, rows: slice) -> dict[str, int]:
     return {name: counts[name] for name in FAILURES if counts[name]}
 
 
-def _kept(gallery: Gallery, reference: Gallery, luck: Marks | None) -> tuple[Kept, ...]:
+def _kept(gallery: Gallery, reference: Gallery, luck: Marks | None) -> tuple[Retention, ...]:
     mine, theirs = _resampled(gallery, gallery.marks), _resampled(reference, reference.marks)
     names = ("overall", *CATEGORIES)
     if luck is None:
         untold = Figure(None, None, None)
         return tuple(
-            Kept(n, ratio(a, b), None, untold) for n, a, b in zip(names, mine, theirs, strict=True)
+            Retention(n, ratio(a, b), None, untold)
+            for n, a, b in zip(names, mine, theirs, strict=True)
         )
     return tuple(
-        Kept(name, ratio(a, b), round(c.value, 6), adjusted_ratio(a, b, c))
+        Retention(name, ratio(a, b), round(c.value, 6), adjusted_ratio(a, b, c))
         for name, a, b, c in zip(names, mine, theirs, _resampled(reference, luck), strict=True)
     )
 

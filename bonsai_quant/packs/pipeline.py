@@ -22,7 +22,7 @@ from .read import Pack, open_pack
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Pipeline:
     """What is to be run. pipeline: the folder of its parts; a pack replaces the transformer there.
 
     unverified: run a pack whose bytes are not those of its manifest, too.
@@ -73,7 +73,7 @@ class Place:
         return said
 
 
-def locate(place: str, *, pipeline: str | None = None, spare: str | None = None) -> Place:
+def locate(place: str, *, pipeline: str | None = None, spare: str | None = None) -> Pipeline:
     """A pipeline's folder, a shipped name, or a pack in any format.
 
     The other parts of a pack come from `pipeline`, else from the pack itself if it brings them,
@@ -82,13 +82,13 @@ def locate(place: str, *, pipeline: str | None = None, spare: str | None = None)
     path = Path(place)
     packs = [] if not place or _is_pipeline(path) else find_packs(path)
     if not packs:
-        return Place(place, find_pipeline(place), None)
+        return Pipeline(place, find_pipeline(place), None)
     pack = open_pack(packs[0])
     if pipeline:
-        return Place(place, find_pipeline(pipeline), pack)
+        return Pipeline(place, find_pipeline(pipeline), pack)
     if not missing_parts(pack.folder):
-        return Place(place, pack.folder, pack)
-    return Place(place, _source_of(pack) or _given(spare, pack), pack)
+        return Pipeline(place, pack.folder, pack)
+    return Pipeline(place, _source_of(pack) or _given(spare, pack), pack)
 
 
 def _is_pipeline(folder: Path) -> bool:

@@ -12,7 +12,7 @@ DAMPING = 0.01
 
 
 @dataclass(frozen=True)
-class Guide:
+class Hessian:
     """moments: H = E[x x'] of the inputs x, not centred, [in, in] float64."""
 
     moments: np.ndarray

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from bonsai_quant.core.errors import unknown
 
 if TYPE_CHECKING:
-    from bonsai_quant.packs.pipeline import Place
+    from bonsai_quant.packs.pipeline import Pipeline
 
     from .runner import Runner
 
 RUNNERS = ("torch", "mlx")
 
 
-def open_runner(place: Place, backend: str = "auto") -> Runner:
+def open_runner(place: Pipeline, backend: str = "auto") -> Runner:
     """The runner of this name; auto: mlx for a pack on Apple silicon, else torch."""
     if backend not in (*RUNNERS, "auto"):
         raise unknown("backend", backend, ("auto", *RUNNERS))

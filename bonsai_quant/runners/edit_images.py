@@ -58,7 +58,7 @@ def read_picture(path: Path) -> NDArray[np.float32]:
     return np.asarray(cut, np.float32) / 127.5 - 1
 
 
-def places(rows: int, columns: int, references: Sequence[Reference]) -> NDArray[np.int64]:
+def position_ids(rows: int, columns: int, references: Sequence[Reference]) -> NDArray[np.int64]:
     """[tokens, 4]: time, row, column and word of the picture's tokens and of the references'."""
     grids = [_grid(0, rows, columns)]
     for i, z in enumerate(references):

@@ -15,7 +15,7 @@ from bonsai_quant.core.requirements import LOOK, require
 from bonsai_quant.core.schema import PictureSettings, Progress, no_progress
 from bonsai_quant.core.version import TOOL, __version__
 from bonsai_quant.packs.integrity import listed_weights, require_whole
-from bonsai_quant.packs.pipeline import Place, locate
+from bonsai_quant.packs.pipeline import Pipeline, locate
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.small_file import make_folder, write_file
 
@@ -143,7 +143,7 @@ def _files(out: Path, n: int, overwrite: bool) -> list[Path]:
     return files
 
 
-def choose_settings(place: Place, size: str | None, steps: int | None) -> PictureSettings:
+def choose_settings(place: Pipeline, size: str | None, steps: int | None) -> PictureSettings:
     """The pipeline's own settings, with what was asked for in place of some."""
     settings = read_benchmark(place.pipeline).settings
     if size is not None:
@@ -167,7 +167,7 @@ def _size(size: str) -> tuple[int, int]:
     return width, height
 
 
-def _trust(place: Place) -> None:
+def _trust(place: Pipeline) -> None:
     """Refuse a pack whose files are not those of its manifest, unless told to run it."""
     if place.pack is None or place.unverified:
         return
@@ -180,7 +180,7 @@ def _trust(place: Place) -> None:
         raise
 
 
-def _warn_of_long(place: Place, prompts: Sequence[str], length: int) -> None:
+def _warn_of_long(place: Pipeline, prompts: Sequence[str], length: int) -> None:
     words, prompts = load_tokenizer(place.part("tokenizer")), list(dict.fromkeys(prompts))
     for prompt, n in zip(prompts, token_counts(words, prompts), strict=True):
         if n > length:
@@ -191,7 +191,7 @@ def _warn_of_long(place: Place, prompts: Sequence[str], length: int) -> None:
 
 
 def describe(
-    place: Place, runner: Runner, prompt: str, seed: int, settings: PictureSettings
+    place: Pipeline, runner: Runner, prompt: str, seed: int, settings: PictureSettings
 ) -> dict[str, Any]:
     """What a picture was made from, for its metadata."""
     said: dict[str, Any] = {

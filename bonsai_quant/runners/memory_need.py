@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bonsai_quant.core.errors import EnvironmentFault
 from bonsai_quant.core.schema import PictureSettings
-from bonsai_quant.packs.pipeline import Place
+from bonsai_quant.packs.pipeline import Pipeline
 
 from .sampling import PIXELS
 
@@ -15,7 +15,7 @@ ON_THE_WAY = 100 << 20
 
 
 def check_room(
-    place: Place, settings: PictureSettings, at_rest: int, max_memory: int | None
+    place: Pipeline, settings: PictureSettings, at_rest: int, max_memory: int | None
 ) -> None:
     """Refuse before loading what would not fit."""
     import psutil
@@ -34,7 +34,7 @@ def check_room(
         )
 
 
-def needed(place: Place, settings: PictureSettings) -> int:
+def needed(place: Pipeline, settings: PictureSettings) -> int:
     """About how many bytes the largest part takes, with what it computes."""
     tokens = settings.height * settings.width // PIXELS**2
     width = int(place.config["num_attention_heads"]) * int(place.config["attention_head_dim"])
@@ -48,7 +48,7 @@ def needed(place: Place, settings: PictureSettings) -> int:
     )
 
 
-def _transformer_bytes(place: Place) -> int:
+def _transformer_bytes(place: Pipeline) -> int:
     if place.pack is None:
         return _stored_bytes(place.part("transformer"))
     info = place.pack.info

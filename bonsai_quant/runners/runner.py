@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_quant.core.schema import PictureSettings
-from bonsai_quant.packs.pipeline import Place
+from bonsai_quant.packs.pipeline import Pipeline
 
 from . import noise
 from .edit_images import Reference
@@ -27,7 +27,7 @@ class Runner(Protocol):
     """One way to run a pipeline. Each part is loaded when it is called for, and dropped after."""
 
     name: str
-    place: Place
+    place: Pipeline
     computes: str
     """float32 or bfloat16."""
 

@@ -15,7 +15,7 @@ from bonsai_quant.sources.families.model import check_config
 from bonsai_quant.storage.containers.safetensors import Header, read_header
 from bonsai_quant.storage.strict_json import read_json
 
-from .components import Parts
+from .components import Components
 from .families import Model, detect
 from .shards import check_index, doubt, find_index, gather, weight_files
 
@@ -56,7 +56,7 @@ class Source:
     revision: str | None = None
     hub_sha256: Mapping[str, str] = field(default_factory=dict)
     shipped: str | None = None
-    parts: Parts | None = None
+    parts: Components | None = None
 
     @property
     def origin(self) -> str | None:

@@ -19,7 +19,7 @@ from bonsai_quant.storage.containers.safetensors import MAX_HEADER
 from bonsai_quant.storage.strict_json import read_json
 
 from .checkpoint import Source
-from .components import INDEX, Parts, names_klein
+from .components import INDEX, Components, names_klein
 from .remote_files import is_read
 
 MAGIC_BYTES = 512
@@ -93,7 +93,7 @@ def _moved(source: Source, folder: Path) -> Source:
     return replace(source, files=files, model=replace(source.model, tensors=tensors))
 
 
-def _moved_parts(parts: Parts | None, mirror: Path, commit: Commit) -> Parts | None:
+def _moved_parts(parts: Components | None, mirror: Path, commit: Commit) -> Components | None:
     """The same for a pipeline's other parts."""
     if parts is None:
         return None
@@ -112,7 +112,7 @@ def _moved_parts(parts: Parts | None, mirror: Path, commit: Commit) -> Parts | N
     return _announced(replace(parts, files=files, encoder=moved), commit)
 
 
-def _announced(parts: Parts, commit: Commit) -> Parts:
+def _announced(parts: Components, commit: Commit) -> Components:
     """With the hashes that the Hub announces."""
     hashes = {f.path: f.sha256 or f.blob for f in commit.files}
     files = tuple(replace(f, announced=hashes.get(f.name, "")) for f in parts.files)

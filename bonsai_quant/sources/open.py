@@ -10,7 +10,7 @@ from pathlib import Path
 from bonsai_quant.core.errors import UsageError, printable
 
 from .checkpoint import Source, read_source
-from .components import find_parts
+from .components import find_components
 from .shipped import NAMES, find_shipped
 
 log = logging.getLogger(__name__)
@@ -28,12 +28,17 @@ def open_source(
         if revision is not None:
             raise UsageError(f"{place} is a path: --revision is for the Hub", hint="leave it out")
         log.info("%s is a path on this machine", printable(place))
-        return replace(read_source(path, strict=strict), parts=find_parts(path) if parts else None)
+        return replace(
+            read_source(path, strict=strict), parts=find_components(path) if parts else None
+        )
     if folder := find_shipped(place):
         if revision is not None:
             raise UsageError(f"{place} has no revisions: they are on the Hub", hint="leave it out")
         log.info("%s comes with this program", place)
-        found, others = read_source(folder, strict=strict), find_parts(folder) if parts else None
+        found, others = (
+            read_source(folder, strict=strict),
+            find_components(folder) if parts else None,
+        )
         return replace(found, place=place, shipped=place, parts=others)
     from bonsai_quant.hub.listing import split_id
 

@@ -29,7 +29,7 @@ from bonsai_quant.storage import fs
 from bonsai_quant.storage.strict_json import strict_json
 
 from .checkpoint import Source, SourceFile, read_source
-from .components import INDEX, find_parts
+from .components import INDEX, find_components
 from .header_mirror import _announced, _copy_headers, _copy_parts, _moved, _moved_parts, _named
 from .remote_files import choose, choose_papers, choose_parts, is_read
 from .shards import INDEX_SUFFIX
@@ -55,7 +55,7 @@ def fetch(name: str, revision: str | None, *, strict: bool = False, parts: bool 
             _copy_parts(commit, others, mirror)
             found = _moved(read_source(mirror, strict=strict), commit.local(files[0]).parent)
             if parts:
-                found = replace(found, parts=_moved_parts(find_parts(mirror), mirror, commit))
+                found = replace(found, parts=_moved_parts(find_components(mirror), mirror, commit))
     if parts and found.parts is None and client.offline():
         log.warning("%s: its other parts are not in the cache, packs go without", commit.place)
     hashes = {f.name: f.sha256 for f in files if f.sha256 and f.name.endswith(WEIGHTS)}
@@ -100,7 +100,7 @@ def _read_cached(
     _check_shards(commit, files)
     try:
         found = read_source(folder, strict=strict)
-        parts = find_parts(commit.snapshot) if others else None
+        parts = find_components(commit.snapshot) if others else None
     except BadInput:
         for file in (*files, *others):
             _check_large(commit, file)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bonsai_quant.core.schema import TensorSpec
-from bonsai_quant.packs.pipeline import Place
+from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.runners.picture_settings import NAME as BENCHMARK
 from bonsai_quant.sources.components import INDEX
 from bonsai_quant.sources.components.layout import PARTS
@@ -25,7 +25,7 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 def write_pipeline(
     staging: Staging,
-    place: Place,
+    place: Pipeline,
     specs: Sequence[TensorSpec],
     data: Callable[[str], np.ndarray],
     record: tuple[str, Mapping[str, object]],

@@ -17,7 +17,7 @@ import pytest
 
 from bonsai_quant.conversion import stream as pipeline
 from bonsai_quant.conversion.checks import Checks
-from bonsai_quant.conversion.quantize_tensor import Assembly
+from bonsai_quant.conversion.quantize_tensor import TensorQuantizer
 from bonsai_quant.core.errors import BadInput
 from bonsai_quant.core.schema import (
     PackedLayer,
@@ -416,7 +416,7 @@ def finish(w: np.ndarray, dtype: str, mode: Any, solver: str, folder: Path) -> A
     planned = PlannedTensor(PackTensor("x.weight", w.shape, mode), "", pieces)
     data = w.view(np.uint16) if dtype == "BF16" else w
     bits = 2 if mode == "ternary" else 1
-    return Assembly(planned, solver, bits, Checks(), False).add(
+    return TensorQuantizer(planned, solver, bits, Checks(), False).add(
         Span(planned, stored, 0, len(w), 0), data
     )
 
@@ -507,7 +507,7 @@ def test_c64_elements_beyond_2_31_are_named(huge):
     span = Span(planned, stored, ROWS - 3, ROWS, ROWS - 3)
     ((span, data),) = pipeline._blocks(span, fd, file)
     os.close(fd)
-    assembly = Assembly(planned, "exact", 2, Checks(), False)
+    assembly = TensorQuantizer(planned, "exact", 2, Checks(), False)
     with pytest.raises(BadInput, match=f"element {(ROWS - 1) * WIDTH + 17}: nan"):
         assembly.add(span, pipeline._typed(span, data))
 

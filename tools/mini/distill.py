@@ -18,7 +18,7 @@ from bonsai_quant.evaluation.scenes.world import CATEGORIES
 
 from .autoencoder import decode
 from .encoder import empty_caption
-from .exam import Exam, paint, sigmas
+from .exam import Validation, paint, sigmas
 from .latents import Samples, training_meanings
 from .run import Run, device, schedule
 from .sizes import Size
@@ -38,7 +38,7 @@ def train(size: Size, out: Path, seed: int) -> None:
     teacher = Flux2Transformer2DModel.from_pretrained(out / "teacher" / "transformer")
     states, captions, weights = _paths(size, teacher, samples, out, seed)
     student = Velocity(teacher, size).to(device()).train()
-    average, exam = average_of(student, 0.98), Exam(size, out, seed)
+    average, exam = average_of(student, 0.98), Validation(size, out, seed)
     optims = optimizers(student, stage.rate)
     parts = {f"optimizer{i}": o for i, o in enumerate(optims)}
     run = Run(out / "distill", stage.steps, seed, model=student, average=average, **parts)

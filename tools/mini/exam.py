@@ -65,7 +65,7 @@ def paint(
     return states
 
 
-class Exam:
+class Validation:
     """Fixed dev captions and fixed noise."""
 
     def __init__(self, size: Size, out: Path, seed: int) -> None:

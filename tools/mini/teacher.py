@@ -11,7 +11,7 @@ import torch
 from diffusers import Flux2Transformer2DModel
 from torch import nn
 
-from .exam import Exam
+from .exam import Validation
 from .latents import Samples
 from .muon import Muon
 from .run import Run, device, schedule
@@ -110,7 +110,7 @@ def train(size: Size, out: Path, seed: int) -> None:
     torch.manual_seed(seed)
     stage, samples = size.teacher, Samples.load(out)
     model = Velocity(build(size), size).to(device())
-    average, exam = average_of(model), Exam(size, out, seed)
+    average, exam = average_of(model), Validation(size, out, seed)
     optims = optimizers(model, stage.rate)
     parts = {f"optimizer{i}": o for i, o in enumerate(optims)}
     run = Run(out / "teacher", stage.steps, seed, model=model, average=average, **parts)

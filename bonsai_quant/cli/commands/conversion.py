@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bonsai_quant.cli.options import choosing
-from bonsai_quant.cli.output import common, manners, progress_bar
+from bonsai_quant.cli.output import common, open_output, progress_bar
 from bonsai_quant.cli.views import conversion as views
 from bonsai_quant.conversion.checks import Checks
 from bonsai_quant.conversion.convert import convert as run_convert
@@ -46,7 +46,7 @@ def convert(
     bonsai-quant convert my-finetune.safetensors --recipe my.yaml --format mlx
     bonsai-quant convert FLUX.2-klein-4B --mode ternary --lora style.safetensors:0.8
     """
-    show = manners(options)
+    show = open_output(options)
     options["formats"] = options["formats"] or DEFAULT_FORMATS
     if dry_run:
         show(views.planned(run_plan(source, **options)))
@@ -76,7 +76,7 @@ def plan(source: str, name: str | None, **options: Any) -> None:
     bonsai-quant plan FLUX.2-klein-4B --mode binary
     bonsai-quant plan FOLDER --mode ternary --explain proj_out
     """
-    show = manners(options)
+    show = open_output(options)
     options["formats"] = options["formats"] or DEFAULT_FORMATS
     made = run_plan(source, **options)
     show(views.explained(explain(made, name)) if name else views.planned(made))
@@ -99,7 +99,7 @@ def export(pack: str, format_name: str, out: str, **options: Any) -> None:
     bonsai-quant export packs/bonsai --format unpacked -o dense
     bonsai-quant export mini-klein-ternary --format mlx --pipeline mini-klein -o packs/mlx
     """
-    show = manners(options)
+    show = open_output(options)
     with progress_bar("exporting", show) as progress:
         manifest = run_export(pack, format=format_name, out=out, progress=progress, **options)
     show(views.exported(Path(out), manifest))

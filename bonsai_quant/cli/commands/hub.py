@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bonsai_quant.cli.output import common, manners, progress_bar
+from bonsai_quant.cli.output import common, open_output, progress_bar
 from bonsai_quant.cli.views import hub as views
 from bonsai_quant.publishing.publish import plan_publication
 from bonsai_quant.publishing.publish import publish as run_publish
@@ -38,7 +38,7 @@ def publish(pack: str, repo: str, dry_run: bool, **options: Any) -> None:
     bonsai-quant publish packs/mlx my-name/my-model-ternary-mlx --report report -n
     bonsai-quant publish packs/mlx my-name/my-model-ternary-mlx --report report
     """
-    show = manners(options)
+    show = open_output(options)
     with progress_bar("verifying", show) as progress:
         if dry_run:
             chosen = {k: options[k] for k in PLANNED}
@@ -60,7 +60,7 @@ def pull(repo: str, **options: Any) -> None:
     \b
     bonsai-quant pull my-name/my-model-ternary-mlx -o pack
     """
-    show = manners(options)
+    show = open_output(options)
     with progress_bar("fetching", show) as progress:
         made = run_pull(repo, progress=progress, **options)
     show(views.pulled(made))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bonsai_quant.cli.output import common, manners, progress_bar
+from bonsai_quant.cli.output import common, open_output, progress_bar
 from bonsai_quant.cli.views import packs as views
 from bonsai_quant.packs.diff import diff as run_diff
 from bonsai_quant.packs.inspect import inspect as run_inspect
@@ -26,7 +26,7 @@ def inspect(path: str, tensors: bool, **options: Any) -> None:
     \b
     bonsai-quant inspect packs/mlx --tensors
     """
-    manners(options)(views.inspected(run_inspect(path), tensors))
+    open_output(options)(views.inspected(run_inspect(path), tensors))
 
 
 @click.command()
@@ -47,7 +47,7 @@ def verify(pack: str, backends: tuple[str, ...], **options: Any) -> None:
     bonsai-quant verify packs --against FLUX.2-klein-4B
     bonsai-quant verify packs --level image
     """
-    show = manners(options)
+    show = open_output(options)
     with progress_bar("verifying", show) as progress:
         verdict = run_verify(pack, backends=backends or BACKENDS, progress=progress, **options)
     show(views.verified(verdict))
@@ -69,7 +69,7 @@ def report(packs: tuple[str, ...], **options: Any) -> None:
     \b
     bonsai-quant report ternary binary --against mini-klein -o report
     """
-    show = manners(options)
+    show = open_output(options)
     with progress_bar("reading", show) as progress:
         made = run_report(packs, progress=progress, **options)
     show(views.reported(made))
@@ -87,7 +87,7 @@ def diff(a: str, b: str, top: int, threads: int | None, **options: Any) -> None:
     \b
     bonsai-quant diff packs/bonsai other/mlx
     """
-    show = manners(options)
+    show = open_output(options)
     with progress_bar("comparing", show) as progress:
         result = run_diff(a, b, threads=threads, progress=progress)
     show(views.compared(result, top))

@@ -9,7 +9,7 @@ import click
 
 from bonsai_quant.cli.demo import demo as run_demo
 from bonsai_quant.cli.doctor import doctor as run_doctor
-from bonsai_quant.cli.output import common, manners, progress_bar
+from bonsai_quant.cli.output import common, open_output, progress_bar
 from bonsai_quant.cli.views import packs as packs_view
 from bonsai_quant.cli.views import pictures as pictures_view
 from bonsai_quant.evaluation.score import score as run_score
@@ -42,7 +42,7 @@ def generate(
     bonsai-quant generate packs -p "a red circle left of a blue square" -o circle.png
     bonsai-quant generate packs --prompts list.txt --seed 0 --seed 1 -o pictures
     """
-    show = manners(options)
+    show = open_output(options)
     asked = [*prompts, *(read_prompts(Path(file)) if file else ())]
     with progress_bar("painting", show, unit=" steps") as progress:
         made = run_generate(place, asked, seeds=seeds or (0,), progress=progress, **options)
@@ -53,7 +53,7 @@ def generate(
 @common
 def doctor(**options: Any) -> None:
     """Show which parts work on this machine, and what to install for the others."""
-    manners(options)(packs_view.diagnosed(run_doctor()))
+    open_output(options)(packs_view.diagnosed(run_doctor()))
 
 
 @click.command()
@@ -74,7 +74,7 @@ def score(place: str, **options: Any) -> None:
     bonsai-quant score mini-klein
     bonsai-quant score packs --against mini-klein --grid examples.png
     """
-    show = manners(options)
+    show = open_output(options)
     with progress_bar("painting", show, unit=" pictures") as progress:
         result = run_score(place, progress=progress, **options)
     show(pictures_view.scored(result))
@@ -86,7 +86,7 @@ def score(place: str, **options: Any) -> None:
 @common
 def demo(out: str, seed: int, **options: Any) -> None:
     """Convert, verify, compare and score mini-klein, the model that comes with this program."""
-    show = manners(options)
+    show = open_output(options)
     made = run_demo(
         out, seed=seed, say=lambda line: None if show.quiet else click.echo(f"- {line}", err=True)
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bonsai_quant.cli.output import common, manners, progress_bar
+from bonsai_quant.cli.output import common, open_output, progress_bar
 from bonsai_quant.cli.views import conversion as conversion_view
 from bonsai_quant.cli.views import training as training_view
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE, MODES
@@ -38,7 +38,7 @@ def calibrate(source: str, **options: Any) -> None:
     bonsai-quant calibrate mini-klein --mode ternary --solver gptq -o calibration
     bonsai-quant convert mini-klein --mode ternary --solver gptq --calibration calibration
     """
-    show = manners(options)
+    show = open_output(options)
     with progress_bar("calibrating", show, unit=" blocks") as progress:
         made = run_calibrate(source, progress=progress, **options)
     show(training_view.calibrated(made))
@@ -58,7 +58,7 @@ def fold(source: str, **options: Any) -> None:
     bonsai-quant calibrate mini-klein -o calibration
     bonsai-quant fold mini-klein --calibration calibration -o folded
     """
-    show = manners(options)
+    show = open_output(options)
     with progress_bar("folding", show) as progress:
         made = run_fold(source, progress=progress, **options)
     show(training_view.folded(made))
@@ -99,7 +99,7 @@ def distill(
     bonsai-quant distill mini-klein --recipe mini-klein-ternary -o trained
     torchrun --nproc-per-node 8 -m bonsai_quant distill --recipe klein-4b-ternary-distilled
     """
-    show = manners(options)
+    show = open_output(options)
     changes = {"steps": steps, "batch": batch, "at_once": at_once, "rate": rate}
     if dry_run:
         said = ("mode", "recipe", "out", "prompts", "seed", "start")
@@ -136,7 +136,7 @@ def recover(source: str, formats: tuple[str, ...], **options: Any) -> None:
     \b
     bonsai-quant recover mini-klein --recipe mini-klein-ternary -o packs
     """
-    show = manners(options)
+    show = open_output(options)
     with progress_bar("training", show, unit=" updates") as progress:
         made = run_recover(source, formats=formats or DEFAULT_FORMATS, progress=progress, **options)
     show(conversion_view.converted(made.packs))

@@ -9,7 +9,7 @@ from bonsai_quant.core.schema import to_json
 from bonsai_quant.core.text import columns
 from bonsai_quant.evaluation.bootstrap import Figure
 from bonsai_quant.evaluation.gallery import Task
-from bonsai_quant.evaluation.score import CategoryScore, Kept, ModelScore, Scored
+from bonsai_quant.evaluation.score import CategoryScore, ModelScore, Retention, Scored
 
 
 def text(result: Scored) -> str:
@@ -53,7 +53,7 @@ def _scores(models: Sequence[ModelScore]) -> str:
     return columns(rows, (1, 3, 4, 6))
 
 
-def _kept(kept: Sequence[Kept]) -> str:
+def _kept(kept: Sequence[Retention]) -> str:
     rows = [("", "retention", "95 %", "chance", "adjusted", "95 %")]
     for k in kept:
         chance = "-" if k.chance is None else f"{100 * k.chance:.1f} %"
@@ -107,7 +107,7 @@ def _category(c: CategoryScore) -> dict[str, Any]:
     return {k: v for k, v in to_json(c).items() if k != "name"}
 
 
-def _retention(kept: Sequence[Kept]) -> dict[str, Any]:
+def _retention(kept: Sequence[Retention]) -> dict[str, Any]:
     overall, *each = [{k: v for k, v in to_json(x).items() if k != "name"} for x in kept]
     names = [x.name for x in kept[1:]]
     return {"overall": overall, "categories": dict(zip(names, each, strict=True))}

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from bonsai_quant.sources.components import Parts
+from bonsai_quant.sources.components import Components
 
 from . import affine, gemlite, mlx
 from .contents import Beside, Deployment
 from .hqq_process import child_bytes as hqq_bytes
 
-DEPLOYMENTS: Mapping[str, Callable[[Parts], Deployment]] = {
+DEPLOYMENTS: Mapping[str, Callable[[Components], Deployment]] = {
     "gemlite": gemlite.deployment,
     "mlx": mlx.deployment,
 }
 
 
-def deployments(parts: Parts | None, formats: Sequence[str]) -> dict[str, Deployment]:
+def deployments(parts: Components | None, formats: Sequence[str]) -> dict[str, Deployment]:
     """What goes beside the transformer, by format; nothing where there are no parts."""
     return {f: DEPLOYMENTS[f](parts) for f in formats if parts and f in DEPLOYMENTS}
 

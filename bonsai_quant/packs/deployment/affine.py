@@ -15,7 +15,7 @@ from bonsai_quant.core.errors import BadInput
 from bonsai_quant.core.schema import NUMPY_DTYPE, FileRecord, StoredTensor, TensorSpec
 from bonsai_quant.core.threads import Pool
 from bonsai_quant.quantization.bf16 import from_bf16
-from bonsai_quant.sources.components import Encoder
+from bonsai_quant.sources.components import TextEncoder
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.containers.layout import Layout, safetensors_layout
 from bonsai_quant.storage.containers.safetensors import parse_header
@@ -46,13 +46,13 @@ def specs(spec: TensorSpec) -> list[TensorSpec]:
     ]
 
 
-def layout(encoder: Encoder) -> Layout:
+def layout(encoder: TextEncoder) -> Layout:
     """The file, to the byte."""
     stored = [s for t in encoder.tensors for s in specs(t.spec)]
     return safetensors_layout(stored, {"format": "mlx"})
 
 
-def memory(encoder: Encoder, threads: int) -> int:
+def memory(encoder: TextEncoder, threads: int) -> int:
     """Bytes at the worst moment: blocks in flight, and the largest tensors' codes."""
     largest = max(sum(s.nbytes for s in specs(t.spec)) for t in encoder.tensors)
     return (2 * (2 * threads + 2) + threads) * 2 * BLOCK + 2 * largest
@@ -61,7 +61,7 @@ def memory(encoder: Encoder, threads: int) -> int:
 def write(
     staging: Staging,
     relative: str,
-    encoder: Encoder,
+    encoder: TextEncoder,
     threads: int,
     progress: Callable[[int, int], None],
 ) -> tuple[FileRecord, dict[Path, str]]:
@@ -91,7 +91,7 @@ Work = Callable[[np.ndarray], None]
 
 
 def _read(
-    path: Path, encoder: Encoder, file: WeightFile, progress: Callable[[int, int], None]
+    path: Path, encoder: TextEncoder, file: WeightFile, progress: Callable[[int, int], None]
 ) -> Iterator[tuple[np.ndarray, Work]]:
     """Every byte of a file, in order, each block with what is to be done with it."""
     due = {t.spec.name: t for t in (*encoder.tensors, *encoder.unused) if t.path == path}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bonsai_quant.core.schema import FileRecord
-from bonsai_quant.sources.components import CLASS, INDEX, Encoder, PartFile, Parts
+from bonsai_quant.sources.components import CLASS, INDEX, Components, PartFile, TextEncoder
 from bonsai_quant.sources.shards import INDEX_SUFFIX
 
 Maker = Literal["mlx", "hqq"]
@@ -24,7 +24,7 @@ class Quantized:
     by: Maker
     path: str
     size: int
-    encoder: Encoder
+    encoder: TextEncoder
     files: tuple[PartFile, ...]
 
     @property
@@ -70,7 +70,7 @@ class Beside:
     read: tuple[Mapping[str, Any], ...] = ()
 
 
-def encoder_files(parts: Parts) -> tuple[PartFile, ...]:
+def encoder_files(parts: Components) -> tuple[PartFile, ...]:
     """The text encoder's config, index and weights, which a maker reads."""
 
     def is_read(file: PartFile) -> bool:
@@ -80,7 +80,7 @@ def encoder_files(parts: Parts) -> tuple[PartFile, ...]:
     return tuple(f for f in parts.of("text_encoder") if is_read(f))
 
 
-def index(parts: Parts, *, always: bool) -> dict[str, bytes]:
+def index(parts: Components, *, always: bool) -> dict[str, bytes]:
     """The model_index.json by which clients know the pipeline; its parts are not diffusers' own.
 
     always: also where it would say nothing that clients do not take for granted.

@@ -6,7 +6,7 @@ import logging
 import math
 
 from bonsai_quant.core import requirements as needs
-from bonsai_quant.sources.components import Encoder, Parts
+from bonsai_quant.sources.components import Components, TextEncoder
 
 from .affine import GROUP
 from .contents import Deployment, Quantized, encoder_files, index
@@ -18,7 +18,7 @@ OF_AN_ARRAY = 330
 log = logging.getLogger(__name__)
 
 
-def deployment(parts: Parts) -> Deployment:
+def deployment(parts: Components) -> Deployment:
     """What stands beside `transformer-gemlite-int2/` or `-int1/`."""
     copies = {f.name: f for part in ("", "vae") for f in parts.of(part)}
     small, words = index(parts, always=True), parts.of("tokenizer")
@@ -36,7 +36,7 @@ def deployment(parts: Parts) -> Deployment:
     ))  # fmt: skip
 
 
-def expected_size(encoder: Encoder) -> int:
+def expected_size(encoder: TextEncoder) -> int:
     """About what hqq's file takes: linears in 4 bits with two halves per group, the rest in 16."""
     total = 0
     for t in encoder.tensors:

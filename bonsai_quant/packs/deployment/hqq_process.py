@@ -13,7 +13,7 @@ from pathlib import Path
 from bonsai_quant.core.child_process import environment
 from bonsai_quant.core.errors import EnvironmentFault
 from bonsai_quant.core.requirements import install
-from bonsai_quant.sources.components import Encoder
+from bonsai_quant.sources.components import TextEncoder
 from bonsai_quant.storage.copy import settle
 from bonsai_quant.storage.staging import Staging
 
@@ -36,12 +36,12 @@ class Made:
     config: bytes
 
 
-def child_bytes(encoder: Encoder) -> int:
+def child_bytes(encoder: TextEncoder) -> int:
     """About what the child takes: hqq holds the whole text encoder in 16 bits."""
     return encoder.stored_bytes + AT_REST
 
 
-def make(staging: Staging, relative: str, encoder: Encoder) -> Made:
+def make(staging: Staging, relative: str, encoder: TextEncoder) -> Made:
     """Let a child write the file at `relative`, and read it back."""
     log.info(
         "%s: made by hqq in a process of its own, in about %.1f GB of memory",

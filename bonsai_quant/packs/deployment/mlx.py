@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from bonsai_quant.sources.components import Parts
+from bonsai_quant.sources.components import Components
 
 from .affine import BITS, GROUP, is_packed, layout
 from .contents import Deployment, Quantized, encoder_files, index, json_bytes
@@ -14,7 +14,7 @@ FOLDER = "text_encoder-mlx-4bit"
 log = logging.getLogger(__name__)
 
 
-def deployment(parts: Parts) -> Deployment:
+def deployment(parts: Components) -> Deployment:
     """What stands beside `transformer-packed-mflux/`."""
     copies = {f.name: f for part in ("", "scheduler", "tokenizer", "vae") for f in parts.of(part)}
     for spec in (t.spec for t in parts.encoder.tensors):

@@ -32,7 +32,7 @@ from bonsai_quant.verification.levels.pictures import PROMPTS, SEEDS, settings_o
 from bonsai_quant.verification.verify import verify
 
 from .page import render
-from .records import Gallery, PackReport, Report
+from .records import PackReport, Report, SideBySide
 from .survey import survey
 
 PAGE, DATA, TABLE = "report.html", "report.json", "layers.csv"
@@ -64,7 +64,7 @@ def report(
     result = Report(made, against, gallery, folder)
     data = json.dumps(as_data(result), indent=2, sort_keys=True).encode() + b"\n"
     made_files = {TABLE: as_csv(result), DATA: data, PAGE: render(result).encode()}
-    if isinstance(gallery, Gallery):
+    if isinstance(gallery, SideBySide):
         made_files[GALLERY] = encode_png(side_by_side(gallery))
     make_folder(folder)
     for name, content in made_files.items():
@@ -95,7 +95,7 @@ def _size(pack: Pack) -> tuple[str, int, int]:
     return pack.format.name, pack.path.stat().st_size, data
 
 
-def _paint(places: Sequence[str], against: str | None, pipeline: str | None) -> Gallery | str:
+def _paint(places: Sequence[str], against: str | None, pipeline: str | None) -> SideBySide | str:
     """The same prompts and seeds with the source and every pack; or why it cannot be done here."""
     if problem := missing((*RUN, *LOOK)):
         return problem
@@ -114,10 +114,10 @@ def _paint(places: Sequence[str], against: str | None, pipeline: str | None) -> 
         for p in (pictures[1:] if against else ())
     ]
     labels = [Path(n).name or n for n in names]
-    return Gallery(tuple(labels), PROMPTS, np.stack(pictures), tuple(decibels))
+    return SideBySide(tuple(labels), PROMPTS, np.stack(pictures), tuple(decibels))
 
 
-def side_by_side(gallery: Gallery) -> NDArray[np.uint8]:
+def side_by_side(gallery: SideBySide) -> NDArray[np.uint8]:
     """One picture of all: a row for each prompt, a column for each model."""
     return np.concatenate(
         [np.concatenate(list(row), axis=1) for row in gallery.pictures.swapaxes(0, 1)]
@@ -141,7 +141,7 @@ def as_csv(made: Report) -> bytes:
 def as_data(made: Report) -> dict[str, Any]:
     """The report without its pictures, as plain JSON."""
     gallery: dict[str, Any] = {"not_painted": made.gallery}
-    if isinstance(made.gallery, Gallery):
+    if isinstance(made.gallery, SideBySide):
         gallery = {"models": list(made.gallery.models), "prompts": list(made.gallery.prompts),
                    "decibels_to_source": [list(d) for d in made.gallery.decibels]}  # fmt: skip
     return {

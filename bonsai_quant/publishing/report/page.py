@@ -19,7 +19,7 @@ from bonsai_quant.runners.png import encode_png
 from .survey import PER_OCTAVE
 
 if TYPE_CHECKING:
-    from .records import Gallery, PackReport, Report
+    from .records import PackReport, Report, SideBySide
 BLOCK = re.compile(r"^(single_)?transformer_blocks\.(\d+)\.(.+)$")
 WIDE, TALL = 360, 90
 """A histogram's width and greatest height, in units of the drawing."""
@@ -117,7 +117,7 @@ def _zeros(pack: PackReport) -> dict[str, str] | None:
     return {"low": f"{low:.1%}", "middle": f"{middle:.1%}", "high": f"{high:.1%}"}
 
 
-def _gallery(gallery: Gallery) -> dict[str, Any]:
+def _gallery(gallery: SideBySide) -> dict[str, Any]:
     rows = []
     first = len(gallery.models) - len(gallery.decibels)
     for j, prompt in enumerate(gallery.prompts):

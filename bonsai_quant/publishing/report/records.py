@@ -33,7 +33,7 @@ class PackReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Gallery:
+class SideBySide:
     """Pictures of the same prompts and seeds by each model: [models, prompts, h, w, 3] uint8.
 
     decibels: of each pack's picture to the source's; empty without a source.
@@ -51,5 +51,5 @@ class Report:
 
     packs: tuple[PackReport, ...]
     source: str | None
-    gallery: Gallery | str
+    gallery: SideBySide | str
     out: Path

@@ -11,7 +11,7 @@ from bonsai_quant.core.schema import BITS, CALIBRATED, GROUP, Mode
 from bonsai_quant.quantization import packing as bit_packing
 from bonsai_quant.quantization.bf16 import as_float32
 from bonsai_quant.quantization.grid import LARGEST, LARGEST_BINARY, round_to_grid
-from bonsai_quant.quantization.hessian import Guide
+from bonsai_quant.quantization.hessian import Hessian
 
 from . import binary, gptq, ternary, weighted
 from .nearest import assign
@@ -46,7 +46,7 @@ def solve(
     solver: str,
     mode: Mode,
     bits: int | None = None,
-    guide: Guide | None = None,
+    hessian: Hessian | None = None,
 ) -> Solved:
     """weight: [rows, in] finite, uint16 (bf16 bits) or float32; in a multiple of 128.
 
@@ -55,14 +55,14 @@ def solve(
     """
     if weight.shape[1] % GROUP:
         raise ValueError(f"in = {weight.shape[1]} is not a multiple of {GROUP}")
-    if solver in CALIBRATED and guide is None:
+    if solver in CALIBRATED and hessian is None:
         raise ValueError(f"{solver} needs a guide")
-    if solver == "gptq" and guide is not None:
-        return _by_feedback(weight, guide, mode, bits or BITS[mode])
+    if solver == "gptq" and hessian is not None:
+        return _by_feedback(weight, hessian, mode, bits or BITS[mode])
     best = (
         SOLVERS[solver][mode](weight)
-        if guide is None
-        else weighted.scales(weight, guide.importance, mode)
+        if hessian is None
+        else weighted.scales(weight, hessian.importance, mode)
     )
     scales, below = round_to_grid(best, LARGEST if mode == "ternary" else LARGEST_BINARY)
     codes, sums = assign(weight, scales, mode, bits or BITS[mode])
@@ -70,9 +70,9 @@ def solve(
         return Solved(codes, scales.astype(np.float16), sums, below.sum(1))
 
 
-def _by_feedback(weight: np.ndarray, guide: Guide, mode: Mode, bits: int) -> Solved:
+def _by_feedback(weight: np.ndarray, hessian: Hessian, mode: Mode, bits: int) -> Solved:
     """Codes that are not the nearest ones: packed and measured here."""
-    t, scales, below = gptq.solve(weight, guide, mode)
+    t, scales, below = gptq.solve(weight, hessian, mode)
     w = as_float32(weight).astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         dense = t * np.repeat(scales, GROUP, 1)

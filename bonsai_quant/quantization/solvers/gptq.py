@@ -16,7 +16,7 @@ import numpy as np
 from bonsai_quant.core.schema import GROUP
 from bonsai_quant.quantization.bf16 import as_float32
 from bonsai_quant.quantization.grid import LARGEST, LARGEST_BINARY, round_to_grid
-from bonsai_quant.quantization.hessian import Guide
+from bonsai_quant.quantization.hessian import Hessian
 from bonsai_quant.quantization.jit import kernel
 
 from .weighted import best_scale
@@ -27,29 +27,31 @@ SWEEPS = 2
 """Over all codes of a row, in one descent."""
 
 
-def solve(weight: np.ndarray, guide: Guide, mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def solve(
+    weight: np.ndarray, hessian: Hessian, mode: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """weight: [rows, in], uint16 or float32 -> t [rows, in] int8, s [rows, in / 128] float64 on the
     grid (inf where it is too large), and where the sweep's best scale was below the grid."""
     w = np.ascontiguousarray(as_float32(weight), np.float64)
-    codes, scales, below = sweep(w, guide, mode)
+    codes, scales, below = sweep(w, hessian, mode)
     if not np.isfinite(scales).all():
         return codes, scales, below
     for _ in range(ROUNDS):
-        codes, scales = refit(w, guide, codes, scales, mode)
-        codes = descend(w, guide, codes, scales, mode)
+        codes, scales = refit(w, hessian, codes, scales, mode)
+        codes = descend(w, hessian, codes, scales, mode)
     return codes, scales, below
 
 
-def error(w: np.ndarray, guide: Guide, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+def error(w: np.ndarray, hessian: Hessian, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """The objective of every row: [rows] float64."""
     off = w - codes * np.repeat(scales, GROUP, 1)
-    row: np.ndarray = np.einsum("ri,ri->r", off @ guide.damped, off)
+    row: np.ndarray = np.einsum("ri,ri->r", off @ hessian.damped, off)
     return row
 
 
-def sweep(w: np.ndarray, guide: Guide, mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sweep(w: np.ndarray, hessian: Hessian, mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """w: [rows, in] float64 -> t, s and where s was below the grid, by error feedback."""
-    left, u = w.copy(), guide.factor
+    left, u = w.copy(), hessian.factor
     codes = np.empty(w.shape, np.int8)
     scales = np.empty((len(w), w.shape[1] // GROUP))
     below = np.empty(scales.shape, np.bool_)
@@ -66,16 +68,18 @@ def sweep(w: np.ndarray, guide: Guide, mode: str) -> tuple[np.ndarray, np.ndarra
 
 
 def refit(
-    w: np.ndarray, guide: Guide, codes: np.ndarray, scales: np.ndarray, mode: str
+    w: np.ndarray, hessian: Hessian, codes: np.ndarray, scales: np.ndarray, mode: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best scales for these codes, rounded to the grid; rows that would get worse stay."""
     rows, groups = scales.shape
     t = codes.astype(np.float64)
-    right = (t * (w @ guide.damped)).reshape(rows, groups, GROUP).sum(-1)
+    right = (t * (w @ hessian.damped)).reshape(rows, groups, GROUP).sum(-1)
     left = np.empty((rows, groups, groups))
     for g in range(groups):
         columns = slice(g * GROUP, (g + 1) * GROUP)
-        left[:, g] = ((t[:, columns] @ guide.damped[columns]) * t).reshape(rows, groups, -1).sum(-1)
+        left[:, g] = (
+            ((t[:, columns] @ hessian.damped[columns]) * t).reshape(rows, groups, -1).sum(-1)
+        )
     # A group of zeros has no equation of its own: keep it solvable.
     trace = np.trace(left, axis1=1, axis2=2)[:, None] / groups + 1e-30
     left[:, np.arange(groups), np.arange(groups)] += 1e-9 * trace
@@ -84,17 +88,17 @@ def refit(
     turned = (codes.reshape(rows, groups, GROUP) * sign[..., None]).reshape(codes.shape)
     found = _on_grid(np.abs(s), mode)[0]
     found = np.where(np.isfinite(found), found, scales)
-    better = error(w, guide, turned, found) < error(w, guide, codes, scales)
+    better = error(w, hessian, turned, found) < error(w, hessian, codes, scales)
     return np.where(better[:, None], turned, codes), np.where(better[:, None], found, scales)
 
 
 def descend(
-    w: np.ndarray, guide: Guide, codes: np.ndarray, scales: np.ndarray, mode: str
+    w: np.ndarray, hessian: Hessian, codes: np.ndarray, scales: np.ndarray, mode: str
 ) -> np.ndarray:
     """The same scales, with codes that none alone can be changed of for the better."""
     codes = codes.copy()
-    residual = (w - codes * np.repeat(scales, GROUP, 1)) @ guide.damped
-    _descend(residual, guide.damped, scales, codes, mode == "ternary", SWEEPS)
+    residual = (w - codes * np.repeat(scales, GROUP, 1)) @ hessian.damped
+    _descend(residual, hessian.damped, scales, codes, mode == "ternary", SWEEPS)
     return codes
 
 

@@ -13,8 +13,8 @@ from bonsai_quant.core.errors import Unsupported
 from bonsai_quant.core.memory import resident
 from bonsai_quant.core.requirements import check_mlx
 from bonsai_quant.packs.integrity import held
-from bonsai_quant.packs.pipeline import Place
-from bonsai_quant.runners.edit_images import Reference, places, with_references
+from bonsai_quant.packs.pipeline import Pipeline
+from bonsai_quant.runners.edit_images import Reference, position_ids, with_references
 from bonsai_quant.runners.memory_meter import give_back
 from bonsai_quant.runners.sampling import Latents, Velocity, check_scheduler
 from bonsai_quant.runners.text import load_tokenizer, loading
@@ -33,7 +33,7 @@ class MlxRunner:
 
     name = "mlx"
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Pipeline) -> None:
         check_mlx()
         if place.pack is None:
             raise Unsupported(
@@ -90,7 +90,7 @@ class MlxRunner:
         def velocity(z: Latents, sigma: float, captions: NDArray[np.float32]) -> Latents:
             tokens = self._array(with_references(z, references))
             rows, columns = z.shape[1:3]
-            where = places(rows, columns, references)
+            where = position_ids(rows, columns, references)
             v = self._numbers(model(tokens, where, sigma, self._array(captions)))
             return v[:, : rows * columns].reshape(z.shape)
 

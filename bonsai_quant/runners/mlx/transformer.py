@@ -34,10 +34,10 @@ class Transformer:
         self.time_channels = int(config.get("timestep_guidance_channels", 256))
 
     def __call__(
-        self, tokens: mx.array, places: np.ndarray, sigma: float, captions: mx.array
+        self, tokens: mx.array, position_ids: np.ndarray, sigma: float, captions: mx.array
     ) -> mx.array:
         """tokens [n, k, channels] at places [k, 4], captions [n, words, width] -> like tokens."""
-        turn = _rotation(places, captions.shape[1], self.axes, self.theta, tokens.dtype)
+        turn = _rotation(position_ids, captions.shape[1], self.axes, self.theta, tokens.dtype)
         time = self._time(sigma, tokens.dtype)
         image = self.linears["x_embedder"](tokens)
         text = self.linears["context_embedder"](captions)
@@ -139,13 +139,13 @@ def _swiglu(x: mx.array) -> mx.array:
 
 
 def _rotation(
-    places: np.ndarray, words: int, axes: tuple[int, ...], theta: float, dtype: mx.Dtype
+    position_ids: np.ndarray, words: int, axes: tuple[int, ...], theta: float, dtype: mx.Dtype
 ) -> mx.array:
     """[2, tokens, 64]: cosines and sines of every token's four positions, words first."""
     text = np.indices((1, 1, 1, words)).reshape(4, -1).T
-    places = np.concatenate([text, places]).astype(np.float64)
+    position_ids = np.concatenate([text, position_ids]).astype(np.float64)
     angles = [
-        np.outer(places[:, i], theta ** -(np.arange(0, size, 2) / size))
+        np.outer(position_ids[:, i], theta ** -(np.arange(0, size, 2) / size))
         for i, size in enumerate(axes)
     ]
     angle = np.concatenate(angles, 1)

@@ -18,18 +18,18 @@ from torch.nn import functional
 from .packed_linear import AT_ONCE, RowsLinear
 
 
-def lean(model: nn.Module) -> nn.Module:
+def in_chunks(model: nn.Module) -> nn.Module:
     """Let a packed transformer's blocks compute so."""
     for block in model.transformer_blocks:
         for name in ("ff", "ff_context"):
             forward = getattr(block, name)
-            setattr(block, name, LeanFeedForward(forward.linear_in, forward.linear_out))
+            setattr(block, name, ChunkedFeedForward(forward.linear_in, forward.linear_out))
     for block in model.single_transformer_blocks:
-        block.attn.processor = LeanSelfAttention()
+        block.attn.processor = ChunkedSelfAttention()
     return model
 
 
-class LeanFeedForward(nn.Module):  # type: ignore[misc]
+class ChunkedFeedForward(nn.Module):  # type: ignore[misc]
     """x -> linear_out(silu(gate) * value), gate and value the halves of linear_in(x)."""
 
     def __init__(self, linear_in: RowsLinear, linear_out: RowsLinear) -> None:
@@ -43,7 +43,7 @@ class LeanFeedForward(nn.Module):  # type: ignore[misc]
         return self.linear_out(hidden)
 
 
-class LeanSelfAttention:
+class ChunkedSelfAttention:
     """diffusers' processor of a single block: attention, and the feed-forward beside it."""
 
     def __call__(

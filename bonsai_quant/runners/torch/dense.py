@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bonsai_quant.core.errors import BadInput, EnvironmentFault
 from bonsai_quant.core.requirements import RUN, install, require
 from bonsai_quant.core.schema import PictureSettings
-from bonsai_quant.packs.pipeline import Place, locate
+from bonsai_quant.packs.pipeline import Pipeline, locate
 from bonsai_quant.packs.read import Pack
 from bonsai_quant.quantization.dequantize import weights
 from bonsai_quant.runners.text import load_tokenizer, loading, one_line
@@ -56,7 +56,7 @@ def open_pipeline(place: str | Path, *, pipeline: str | None = None) -> Flux2Kle
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _parts(place: Place) -> dict[str, Any]:
+def _parts(place: Pipeline) -> dict[str, Any]:
     """The parts that a deployment brings; its text encoder stays in its 4 bits, to save memory."""
     import torch
     from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler
@@ -106,7 +106,7 @@ def dense_transformer(pack: Pack) -> Flux2Transformer2DModel:
     return model.eval()
 
 
-def paint(
+def paint_dense(
     pipe: Flux2KleinPipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from bonsai_quant.core.memory import resident
 from bonsai_quant.packs.integrity import held
-from bonsai_quant.packs.pipeline import Place
-from bonsai_quant.runners.edit_images import Reference, places, with_references
+from bonsai_quant.packs.pipeline import Pipeline
+from bonsai_quant.runners.edit_images import Reference, position_ids, with_references
 from bonsai_quant.runners.memory_meter import give_back, hold_little
 from bonsai_quant.runners.sampling import READ_LAYERS, Latents, Velocity, check_scheduler
 from bonsai_quant.runners.text import load_tokenizer, loading
@@ -36,7 +36,7 @@ class TorchRunner:
 
     name = "torch"
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Pipeline) -> None:
         check_packages()
         check_scheduler(place.pipeline)
         import torch
@@ -199,7 +199,7 @@ def velocity_of(
         hidden_states=torch.from_numpy(with_references(z, references)).to(**put),
         encoder_hidden_states=torch.from_numpy(np.ascontiguousarray(captions)).to(**put),
         timestep=torch.full((n,), sigma, **put),
-        img_ids=torch.from_numpy(places(rows, columns, references)).to(norm.device),
+        img_ids=torch.from_numpy(position_ids(rows, columns, references)).to(norm.device),
         txt_ids=words.to(norm.device),
         return_dict=False,
     )[0]

@@ -43,7 +43,7 @@ def packed_transformer(pack: Pack) -> Flux2Transformer2DModel:
     """The model of a pack, its big linears held as the pack holds them."""
     from diffusers import Flux2Transformer2DModel
 
-    from .chunked_feed_forward import lean
+    from .chunked_feed_forward import in_chunks
 
     with torch.device("meta"):
         model = Flux2Transformer2DModel.from_config(pack.info.config)
@@ -60,7 +60,7 @@ def packed_transformer(pack: Pack) -> Flux2Transformer2DModel:
     left = [n for n, p in model.named_parameters() if p.is_meta]
     if left:
         raise BadInput(f"lacks {left[0]}", where=str(pack.folder), hint="convert again")
-    return lean(model).eval().requires_grad_(False)
+    return in_chunks(model).eval().requires_grad_(False)
 
 
 def _parts(pack: Pack) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:

@@ -16,7 +16,7 @@ from bonsai_quant.storage.strict_json import read_json
 
 from .files import ENDINGS, PLAIN_NAME, PartFile, is_paper, part_files, root_files
 from .layout import CLASS, INDEX, NEEDED
-from .text_encoder import Encoder, read_encoder
+from .text_encoder import TextEncoder, read_encoder
 
 log = logging.getLogger(__name__)
 FOLDERS = ("scheduler", "text_encoder", "tokenizer", "vae")
@@ -24,7 +24,7 @@ WITHOUT = "pass --transformer-only"
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Components:
     """The parts of a pipeline. files: theirs, and what goes with them, in name order.
 
     distilled: whether the pipeline says that it needs no guidance.  version: diffusers', of its
@@ -32,7 +32,7 @@ class Parts:
     """
 
     files: tuple[PartFile, ...]
-    encoder: Encoder
+    encoder: TextEncoder
     distilled: bool
     version: str
 
@@ -41,7 +41,7 @@ class Parts:
         return tuple(f for f in self.files if f.name.rpartition("/")[0] == part)
 
 
-def find_parts(root: Path) -> Parts | None:
+def find_components(root: Path) -> Components | None:
     """The parts of the pipeline in a folder; None, and a line in the log, where there are none.
 
     A pipeline that brings some of them must bring all, and right.
@@ -59,7 +59,7 @@ def find_parts(root: Path) -> Parts | None:
     with _named("vae"):
         _check_vae(root / "vae")
     distilled, version = index.get("is_distilled") is True, str(index.get("_diffusers_version"))
-    return Parts((*root_files(root), *files), encoder, distilled, version[:40])
+    return Components((*root_files(root), *files), encoder, distilled, version[:40])
 
 
 def names_klein(index: Any) -> bool:
@@ -89,7 +89,7 @@ def _part(root: Path, part: str) -> list[PartFile]:
     return found
 
 
-def _check_taken(encoder: Encoder, files: list[PartFile]) -> None:
+def _check_taken(encoder: TextEncoder, files: list[PartFile]) -> None:
     taken = {f.path for f in files}
     if odd := [f for f in encoder.files if f not in taken]:
         raise BadInput("cannot be taken into a pack", where=str(odd[0]), hint="rename it")

@@ -23,7 +23,7 @@ SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
 
 
 @dataclass(frozen=True, slots=True)
-class Encoder:
+class TextEncoder:
     """A Qwen3 text encoder: its config.json, and its tensors by name.
 
     unused: stored, but no part of the model: the head that is the embedding again.
@@ -45,7 +45,7 @@ class Encoder:
         return sum(t.spec.nbytes for t in self.tensors)
 
 
-def read_encoder(folder: Path) -> Encoder:
+def read_encoder(folder: Path) -> TextEncoder:
     """Recognise a text encoder's folder; reads its config and headers."""
     config = _config(folder / "config.json")
     _, files = weight_files(folder)
@@ -59,7 +59,7 @@ def read_encoder(folder: Path) -> Encoder:
         if not (tied and name == HEAD):
             _check(name, due.get(name), stored.get(name), folder)
     tensors = tuple(stored[n] for n in sorted(due))
-    return Encoder(folder, config, tensors, tuple(t for n, t in stored.items() if n not in due))
+    return TextEncoder(folder, config, tensors, tuple(t for n, t in stored.items() if n not in due))
 
 
 def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

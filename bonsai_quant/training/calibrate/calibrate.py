@@ -16,7 +16,7 @@ from bonsai_quant.core.schema import CALIBRATED, Progress, no_progress
 from bonsai_quant.packs.output import check_output
 from bonsai_quant.packs.pipeline import locate
 
-from .job import Work
+from .job import CalibrationJob
 
 SAMPLES = 64
 """Prompts whose ways are looked at, each at every noise level of the sampler."""
@@ -70,7 +70,7 @@ def calibrate(
     any_mode = mode or (None if recipe else "ternary")
     planned = plan(source, mode=any_mode, recipe=recipe, solver="exact", formats="bonsai")
     target = default_out(source, "calibration") if out is None else Path(out)
-    work = Work(place, planned, solver, prompts, samples, at_once, seed, target)
+    work = CalibrationJob(place, planned, solver, prompts, samples, at_once, seed, target)
     check_output(target, planned.source, overwrite=overwrite)
     record: Any = run(work, overwrite=overwrite, resume=resume, progress=progress)
     return Calibrated(target, record)

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonsai_quant.conversion.plan import Plan
-from bonsai_quant.packs.pipeline import Place
+from bonsai_quant.packs.pipeline import Pipeline
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class CalibrationJob:
     """What is to be done. mode: of the plan; solver: None for moments of the full precision."""
 
-    place: Place
+    place: Pipeline
     plan: Plan
     solver: str | None
     prompts: str | None

@@ -14,7 +14,7 @@ from bonsai_quant.conversion.calibration_file import MOMENTS, RECORD, Calibratio
 from bonsai_quant.core.schema import Progress, TensorSpec
 from bonsai_quant.core.version import TOOL, __version__
 from bonsai_quant.quantization.dequantize import decoded
-from bonsai_quant.quantization.hessian import Guide
+from bonsai_quant.quantization.hessian import Hessian
 from bonsai_quant.quantization.solvers import solve
 from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.runners.runner import start
@@ -29,16 +29,18 @@ from bonsai_quant.training.trajectories.denoiser import Denoiser, load_transform
 from bonsai_quant.training.trajectories.prompts import Prompts, choose_prompts
 
 from .block_walk import Stream, blocks, streams, through
-from .job import Work
+from .job import CalibrationJob
 from .moments import Moments
-from .store import Shelf
+from .store import MomentStore
 
 ROWS = 256
 """Rows of a layer that one thread solves at a time."""
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
-def run(work: Work, *, overwrite: bool, resume: bool, progress: Progress) -> CalibrationRecord:
+def run(
+    work: CalibrationJob, *, overwrite: bool, resume: bool, progress: Progress
+) -> CalibrationRecord:
     """Write OUT; -> its record."""
     prompts = choose_prompts(work.place, work.prompts, work.samples)
     digests = {f.name: fs.sha256_file(f.path)[1] for f in work.plan.source.files}
@@ -58,7 +60,7 @@ def run(work: Work, *, overwrite: bool, resume: bool, progress: Progress) -> Cal
         layout = safetensors_layout(_specs(work), {"format": "bonsai-quant calibration"})
         file = WeightFile(staging, MOMENTS, layout, resume=bool(journal.entries))
         try:
-            samples = _collect(work, prompts, Shelf(file, journal), progress)
+            samples = _collect(work, prompts, MomentStore(file, journal), progress)
             size, sha256 = file.finish()
         finally:
             file.close()
@@ -71,13 +73,13 @@ def run(work: Work, *, overwrite: bool, resume: bool, progress: Progress) -> Cal
     return record
 
 
-def _specs(work: Work) -> list[TensorSpec]:
+def _specs(work: CalibrationJob) -> list[TensorSpec]:
     width = {t.tensor.linear: t.tensor.shape[1] for t in work.plan.tensors if t.tensor.packed}
     names = sorted(set(work.inputs.values()))
     return [TensorSpec(n, "F32", (width[n], width[n])) for n in names]
 
 
-def _collect(work: Work, prompts: Prompts, shelf: Shelf, progress: Progress) -> int:
+def _collect(work: CalibrationJob, prompts: Prompts, shelf: MomentStore, progress: Progress) -> int:
     """Go through all blocks; -> states that were looked at."""
     model, passing = _prepare(work, prompts)
     every = list(blocks(model))
@@ -97,7 +99,7 @@ def _collect(work: Work, prompts: Prompts, shelf: Shelf, progress: Progress) -> 
 
 def _moments(
     name: str, block: nn.Module, linears: dict[str, nn.Linear], passing: list[Stream],
-    shelf: Shelf, *, advance: bool,
+    shelf: MomentStore, *, advance: bool,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """H of each input in a block, from disk where an interrupted run left them all."""
     known = set(linears) <= shelf.held
@@ -111,7 +113,7 @@ def _moments(
     return {linear: shelf.get(linear) for linear in linears}
 
 
-def _prepare(work: Work, prompts: Prompts) -> tuple[Denoiser, list[Stream]]:
+def _prepare(work: CalibrationJob, prompts: Prompts) -> tuple[Denoiser, list[Stream]]:
     """The model, and what goes into its first block along its own ways."""
     pictures, runner = read_benchmark(work.place.pipeline).settings, TorchRunner(work.place)
     chosen = list(prompts.used)
@@ -136,16 +138,16 @@ def _prepare(work: Work, prompts: Prompts) -> tuple[Denoiser, list[Stream]]:
     return model, passing
 
 
-def _round(work: Work, name: str, linear: nn.Linear, moments: np.ndarray) -> None:
+def _round(work: CalibrationJob, name: str, linear: nn.Linear, moments: np.ndarray) -> None:
     """Put the weights in place that the solver will choose when this is converted."""
     mode: Any = next(t.tensor.action for t in work.plan.tensors if t.tensor.linear == name)
-    guide = Guide(moments.astype(np.float64))
+    hessian = Hessian(moments.astype(np.float64))
     weight = linear.weight.detach().float().cpu().numpy()
-    _ = guide.factor if work.solver == "gptq" else guide.importance
+    _ = hessian.factor if work.solver == "gptq" else hessian.importance
 
     def rows(at: int) -> np.ndarray:
         assert work.solver is not None
-        solved = solve(weight[at : at + ROWS], work.solver, mode, None, guide)
+        solved = solve(weight[at : at + ROWS], work.solver, mode, None, hessian)
         return decoded(solved.codes, solved.scales, 2 if mode == "ternary" else 1)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -9,7 +9,7 @@ from bonsai_quant.storage.journal import Journal
 from bonsai_quant.storage.writer import WeightFile, sums_from_json
 
 
-class Shelf:
+class MomentStore:
     """The moments that are on disk already, and where new ones go."""
 
     def __init__(self, file: WeightFile, journal: Journal) -> None:

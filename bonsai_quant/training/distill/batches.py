@@ -11,11 +11,11 @@ from bonsai_quant.core.errors import UsageError
 from bonsai_quant.core.recipe import Distillation
 from bonsai_quant.training.trajectories.denoiser import walk
 
-from .distributed import Ranks
+from .distributed import ProcessGroup
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class Batch:
     """States on the way from noise to picture, and what the teacher says about them.
 
     z, target: [n, tokens, channels].  sigma: [n].  captions: [n, words, width].  weight: [n], of
@@ -29,12 +29,12 @@ class Lesson:
     weight: torch.Tensor
 
 
-class Lessons:
+class Batches:
     """Draws lessons. The same ones whatever the number of processes: each takes its share."""
 
     def __init__(
         self, captions: torch.Tensor, shape: tuple[int, int], sigmas: list[float],
-        settings: Distillation, seed: int, ranks: Ranks,
+        settings: Distillation, seed: int, ranks: ProcessGroup,
     ) -> None:  # fmt: skip
         self.captions, self.shape, self.sigmas = captions, shape, sigmas
         self.settings, self.seed, self.ranks = settings, seed, ranks
@@ -54,7 +54,7 @@ class Lessons:
         each = max(1, self.settings.batch // (self.steps * self.ranks.size))
         return each * self.ranks.size
 
-    def draw(self, step: int, teacher: nn.Module, student: nn.Module) -> Lesson:
+    def draw(self, step: int, teacher: nn.Module, student: nn.Module) -> Batch:
         """The lesson of a step."""
         rng = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         which = torch.randint(len(self.captions), (self.prompts,), generator=rng)
@@ -62,13 +62,13 @@ class Lessons:
         own = bool(torch.rand((), generator=rng) < self.settings.owned(step))
         captions = self.captions[self.ranks.share(which)].to(self.ranks.device)
         noise = self.ranks.share(noise).to(self.ranks.device)
-        lesson: Lesson = self.along(student if own else teacher, teacher, noise, captions)
+        lesson: Batch = self.along(student if own else teacher, teacher, noise, captions)
         return lesson
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def along(
         self, walker: nn.Module, teacher: nn.Module, noise: torch.Tensor, captions: torch.Tensor
-    ) -> Lesson:
+    ) -> Batch:
         """The states that `walker` passes from this noise, one after another for each prompt."""
         states = walk(walker, noise, captions, self.sigmas)[:-1]
         n = len(noise)
@@ -78,7 +78,7 @@ class Lessons:
         target = torch.cat([teacher(*part) for part in self.pieces(z, sigma, many)])
         energy = self.ranks.mean(target.square().mean((1, 2)).view(self.steps, n).mean(1))
         weight = (self.weights / energy).repeat_interleave(n)
-        return Lesson(z, sigma, many, target, weight)
+        return Batch(z, sigma, many, target, weight)
 
     def pieces(self, *parts: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
         """As many states at once as the device takes."""

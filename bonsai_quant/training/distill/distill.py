@@ -19,7 +19,7 @@ from bonsai_quant.packs.output import check_output
 from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.packs.read import Pack, open_pack
 
-from .job import Work
+from .job import DistillationJob
 
 SAVE_EVERY = 600.0
 """Seconds between checkpoints."""
@@ -86,7 +86,7 @@ def distill(
 def prepare(
     source: str, *, mode: str | None, recipe: str | Path | Recipe | None, out: str | Path | None,
     prompts: str | None, seed: int, changes: Mapping[str, Any], start: str | Path | None = None,
-) -> Work:  # fmt: skip
+) -> DistillationJob:  # fmt: skip
     """Everything that can be refused before anything is loaded."""
     from bonsai_quant.training.recipe import load_recovery, with_changes
 
@@ -100,7 +100,7 @@ def prepare(
     work = plan(source, mode=mode, recipe=said.recipe, solver="exact", formats="unpacked")
     target = Path(f"{default_out(source, work.info.mode)}-distilled") if out is None else Path(out)
     begin = None if start is None else _opened(start, work)
-    return Work(place, work, settings, prompts, seed, target, begin)
+    return DistillationJob(place, work, settings, prompts, seed, target, begin)
 
 
 def _opened(start: str | Path, work: Plan) -> Pack:

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
+class ProcessGroup:
     """rank: which of `size` processes this is.  device: the one it computes on."""
 
     rank: int
@@ -55,23 +55,23 @@ class Ranks:
 
 
 @contextmanager
-def join() -> Iterator[Ranks]:
+def join() -> Iterator[ProcessGroup]:
     """Join the others that torchrun has started, if it has."""
     size, cuda = int(os.environ.get("WORLD_SIZE", 1)), torch.cuda.is_available()
     if size == 1:
-        yield Ranks(0, 1, torch.device("cuda" if cuda else "cpu"))
+        yield ProcessGroup(0, 1, torch.device("cuda" if cuda else "cpu"))
         return
     device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu")
     if cuda:
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if cuda else "gloo")
     try:
-        yield Ranks(torch.distributed.get_rank(), size, device)
+        yield ProcessGroup(torch.distributed.get_rank(), size, device)
     finally:
         torch.distributed.destroy_process_group()
 
 
-def cut(model: nn.Module, ranks: Ranks) -> nn.Module:
+def cut(model: nn.Module, ranks: ProcessGroup) -> nn.Module:
     """Move a model to its device; with several processes, cut every parameter among them."""
     if ranks.size == 1:
         return model.to(ranks.device)

@@ -11,7 +11,7 @@ from torch import nn
 from .distributed import local
 
 
-class Average:
+class EMA:
     """A <- d A + (1 - d) W after every step; d begins small, so that the start is soon gone.
 
     With decay 0 it is the weights themselves, and takes no memory.

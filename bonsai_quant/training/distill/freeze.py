@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .distributed import local
-from .ema import Average
+from .ema import EMA
 from .latent_linear import latents, nearest
 
 OFTEN = 0.05
@@ -22,7 +22,7 @@ MEMORY = 0.95
 class Freeze:
     """Watches codes once it has begun. Call `hold` after every update of the weights."""
 
-    def __init__(self, model: nn.Module, average: Average) -> None:
+    def __init__(self, model: nn.Module, average: EMA) -> None:
         self.layers = dict(latents(model))
         self.average = average
         self.codes = {

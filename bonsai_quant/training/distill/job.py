@@ -7,18 +7,18 @@ from pathlib import Path
 
 from bonsai_quant.conversion.plan import Plan
 from bonsai_quant.core.recipe import Distillation
-from bonsai_quant.packs.pipeline import Place
+from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.packs.read import Pack
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class DistillationJob:
     """What is to be done: which layers of which pipeline, how, and where the result goes.
 
     start: where the student's weights come from, if not from the pipeline.
     """
 
-    place: Place
+    place: Pipeline
     plan: Plan
     settings: Distillation
     prompts: str | None

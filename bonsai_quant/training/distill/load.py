@@ -13,18 +13,20 @@ from bonsai_quant.runners.torch.runner import TorchRunner
 from bonsai_quant.training.trajectories.denoiser import Denoiser, load_transformer
 from bonsai_quant.training.trajectories.prompts import Prompts
 
-from .batches import Lessons
-from .distributed import Ranks, cut
-from .job import Work
+from .batches import Batches
+from .distributed import ProcessGroup, cut
+from .job import DistillationJob
 from .latent_linear import attach
 from .trainer import Trainer
-from .validation import Exam
+from .validation import Validation
 
 AT_ONCE = 128
 """Prompts encoded between two loads of the text encoder."""
 
 
-def load(work: Work, ranks: Ranks, prompts: Prompts) -> tuple[Trainer, Exam]:
+def load(
+    work: DistillationJob, ranks: ProcessGroup, prompts: Prompts
+) -> tuple[Trainer, Validation]:
     """Everything in memory, on its device, at step 0."""
     benchmark = read_benchmark(work.place.pipeline)
     pictures, runner = benchmark.settings, TorchRunner(work.place)
@@ -36,12 +38,14 @@ def load(work: Work, ranks: Ranks, prompts: Prompts) -> tuple[Trainer, Exam]:
     teacher = Denoiser(_transformer(work, ranks, learns=False), *size).to(ranks.device)
     student = cut(Denoiser(_transformer(work, ranks, learns=True), *size), ranks)
     sigmas = levels(rows * columns, pictures.num_inference_steps)
-    lessons = Lessons(used, (rows * columns, channels), sigmas, work.settings, work.seed, ranks)
+    lessons = Batches(used, (rows * columns, channels), sigmas, work.settings, work.seed, ranks)
     trainer = Trainer(student, teacher, lessons, work.settings, ranks)
-    return trainer, Exam(prompts, held, noise, benchmark, runner)
+    return trainer, Validation(prompts, held, noise, benchmark, runner)
 
 
-def _transformer(work: Work, ranks: Ranks, *, learns: bool) -> Flux2Transformer2DModel:
+def _transformer(
+    work: DistillationJob, ranks: ProcessGroup, *, learns: bool
+) -> Flux2Transformer2DModel:
     """The student in float32 with latent linears, or the teacher in the device's precision."""
     if learns and work.start is not None:
         model = dense_transformer(work.start)

@@ -10,13 +10,13 @@ from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.runners.sampling import PIXELS
 
 if TYPE_CHECKING:
-    from .job import Work
+    from .job import DistillationJob
 
 PASSING = 34
 """Floats that a block keeps for its gradient, per token and channel: its widths added up."""
 
 
-def needed(work: Work, processes: int, *, half: bool) -> dict[str, int]:
+def needed(work: DistillationJob, processes: int, *, half: bool) -> dict[str, int]:
     """Bytes of one process by what they are for. half: the teacher and products are in bfloat16."""
     tensors, config, settings = work.plan.tensors, work.place.config, work.settings
     pictures = read_benchmark(work.place.pipeline).settings

@@ -18,14 +18,14 @@ from bonsai_quant.storage.staging import Staging, kept_for_resume
 from bonsai_quant.training.trajectories.prompts import choose_prompts
 from bonsai_quant.training.write_pipeline import write_pipeline
 
-from .distributed import Ranks
-from .job import Work
+from .distributed import ProcessGroup
+from .job import DistillationJob
 from .latent_linear import latents
 from .load import load
 from .memory_need import check_room, needed
-from .run_files import CURVES, Logbook
+from .run_files import CURVES, RunFiles
 from .trainer import Trainer
-from .validation import Exam
+from .validation import Validation
 
 RECORD = "distillation.json"
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    work: Work, ranks: Ranks, *, overwrite: bool, resume: bool, save_every: float,
+    work: DistillationJob, ranks: ProcessGroup, *, overwrite: bool, resume: bool, save_every: float,
     max_memory: int | None, progress: Progress,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Train, write OUT; -> its record, in the first process."""
@@ -51,7 +51,7 @@ def run(
     }
     with ExitStack() as stack:
         staging = Staging(work.out, overwrite=overwrite, resume=resume)
-        book = Logbook(staging, ranks)
+        book = RunFiles(staging, ranks)
         if ranks.first:
             stack.enter_context(staging)
             stack.enter_context(kept_for_resume(staging))
@@ -65,7 +65,7 @@ def run(
 
 
 def train(
-    trainer: Trainer, exam: Exam, book: Logbook, save_every: float, progress: Progress
+    trainer: Trainer, exam: Validation, book: RunFiles, save_every: float, progress: Progress
 ) -> None:
     """Every update that is left, with looks at held-out prompts and checkpoints between."""
     settings, saved = trainer.settings, monotonic()
@@ -83,7 +83,7 @@ def train(
             saved = monotonic()
 
 
-def _look(trainer: Trainer, exam: Exam, book: Logbook) -> None:
+def _look(trainer: Trainer, exam: Validation, book: RunFiles) -> None:
     marks = exam.sit(trainer)
     book.held_out.add(trainer.step, **marks)
     book.draw()
@@ -93,7 +93,7 @@ def _look(trainer: Trainer, exam: Exam, book: Logbook) -> None:
 
 
 def _write(
-    work: Work, trainer: Trainer, book: Logbook, purpose: dict[str, Any]
+    work: DistillationJob, trainer: Trainer, book: RunFiles, purpose: dict[str, Any]
 ) -> dict[str, Any] | None:
     """Write OUT from the average of the weights, and let it appear."""
     with trainer.average.shown():
@@ -129,7 +129,7 @@ def _write(
     return record
 
 
-def _tell_room(work: Work, ranks: Ranks, max_memory: int | None) -> None:
+def _tell_room(work: DistillationJob, ranks: ProcessGroup, max_memory: int | None) -> None:
     """Say what each device will hold; refuse what does not fit."""
     on_gpu = ranks.device.type == "cuda"
     parts = needed(work, ranks.size, half=on_gpu)

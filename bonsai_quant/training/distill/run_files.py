@@ -12,7 +12,7 @@ from bonsai_quant.storage.staging import Staging
 from bonsai_quant.training import checkpoint
 
 from .curves import Curve, plot
-from .distributed import Ranks
+from .distributed import ProcessGroup
 from .trainer import Trainer
 
 CURVES = ("curve.csv", "held_out.csv", "curve.png")
@@ -22,13 +22,13 @@ PURPOSE, STATE = "purpose.json", "state"
 log = logging.getLogger(__name__)
 
 
-class Logbook:
+class RunFiles:
     """The files of a run in its staging folder, written by the first process.
 
     curve: loss by step.  held_out: what the exam says.
     """
 
-    def __init__(self, staging: Staging, ranks: Ranks) -> None:
+    def __init__(self, staging: Staging, ranks: ProcessGroup) -> None:
         self.staging, self.ranks = staging, ranks
         self.curve, self.held_out = Curve(), Curve()
 

@@ -12,9 +12,9 @@ from bonsai_quant.core.errors import UsageError
 from bonsai_quant.core.recipe import Distillation
 from bonsai_quant.quantization.grid import round_kept
 
-from .batches import Lesson, Lessons
-from .distributed import Ranks, whole
-from .ema import Average
+from .batches import Batch, Batches
+from .distributed import ProcessGroup, whole
+from .ema import EMA
 from .freeze import Freeze
 from .latent_linear import latents, rounded
 
@@ -26,12 +26,12 @@ class Trainer:
     """A student, its teacher, and all that changes from step to step."""
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, lessons: Lessons, settings: Distillation,
-        ranks: Ranks,
+        self, student: nn.Module, teacher: nn.Module, lessons: Batches, settings: Distillation,
+        ranks: ProcessGroup,
     ) -> None:  # fmt: skip
         self.student, self.teacher, self.lessons = student, teacher, lessons
         self.settings, self.ranks = settings, ranks
-        self.average = Average(student, settings.average)
+        self.average = EMA(student, settings.average)
         self.optimizer = _optimizer(student, settings)
         self.freeze: Freeze | None = None
         self.step = 0
@@ -66,7 +66,7 @@ class Trainer:
         rates = {"rate": self.settings.speed(self.step - 1)}
         return rates if self.freeze is None else rates | {"held": self.freeze.share()}
 
-    def _learn(self, lesson: Lesson) -> torch.Tensor:
+    def _learn(self, lesson: Batch) -> torch.Tensor:
         total = torch.zeros((), device=lesson.z.device)
         parts = self.lessons.pieces(
             lesson.z, lesson.sigma, lesson.captions, lesson.target, lesson.weight

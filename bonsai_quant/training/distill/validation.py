@@ -13,11 +13,11 @@ from bonsai_quant.runners.sampling import Latents
 from bonsai_quant.training.trajectories.denoiser import walk
 from bonsai_quant.training.trajectories.prompts import Prompts
 
-from .batches import Lessons
+from .batches import Batches
 from .trainer import Trainer
 
 
-class Exam:
+class Validation:
     """captions: [held prompts, words, width].  noise: [held prompts, rows, columns, channels]."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Exam:
                 marks["score"] = self._score(trainer, lessons)
         return marks
 
-    def _error(self, trainer: Trainer, lessons: Lessons) -> float:
+    def _error(self, trainer: Trainer, lessons: Batches) -> float:
         total, n = 0.0, 0
         for captions, noise in self._parts(lessons):
             lesson = lessons.along(trainer.student, trainer.teacher, noise, captions)
@@ -52,7 +52,7 @@ class Exam:
                 n += len(z)
         return total / n
 
-    def _score(self, trainer: Trainer, lessons: Lessons) -> float:
+    def _score(self, trainer: Trainer, lessons: Batches) -> float:
         painted = [
             walk(trainer.student, noise, captions, lessons.sigmas)[-1].float().cpu()
             for captions, noise in self._parts(lessons)
@@ -65,6 +65,6 @@ class Exam:
         pictures = shrink(np.concatenate(made), world.pixels)[:, None]
         return float(judge(pictures, self.prompts.captions, world).passed.mean())
 
-    def _parts(self, lessons: Lessons) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _parts(self, lessons: Batches) -> list[tuple[torch.Tensor, torch.Tensor]]:
         device = lessons.ranks.device
         return [(c.to(device), z.to(device)) for c, z in lessons.pieces(self.captions, self.noise)]

@@ -125,7 +125,7 @@ class Folding:
         weights = {s: as_weights(self.tensors[n]) for s, n in short.items()}
 
         def spread(layer: str) -> np.ndarray:
-            moments = self.calibration.guide(f"{block}.{layer}").moments
+            moments = self.calibration.hessian(f"{block}.{layer}").moments
             size: np.ndarray = np.sqrt(np.diag(moments))
             return size
 

@@ -11,7 +11,7 @@ import torch
 from diffusers import Flux2Transformer2DModel
 from torch import nn
 
-from bonsai_quant.runners.edit_images import places
+from bonsai_quant.runners.edit_images import position_ids
 from bonsai_quant.runners.text import loading
 
 
@@ -22,7 +22,7 @@ class Denoiser(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.transformer = transformer
         ids = torch.cartesian_prod(*(torch.arange(k) for k in (1, 1, 1, words)))
-        self.register_buffer("image_ids", torch.from_numpy(places(rows, columns, ())), False)
+        self.register_buffer("image_ids", torch.from_numpy(position_ids(rows, columns, ())), False)
         self.register_buffer("text_ids", ids, False)
 
     def forward(self, z: torch.Tensor, sigma: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:

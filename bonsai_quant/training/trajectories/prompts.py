@@ -14,7 +14,7 @@ from bonsai_quant.evaluation.gallery import scenery
 from bonsai_quant.evaluation.scenes.grammar import meanings_of, phrasings, prompts
 from bonsai_quant.evaluation.scenes.scene import Prompt
 from bonsai_quant.evaluation.scenes.world import CATEGORIES, World
-from bonsai_quant.packs.pipeline import Place
+from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.runners.generate import read_prompts
 from bonsai_quant.runners.picture_settings import NAME as BENCHMARK
 from bonsai_quant.runners.picture_settings import read_benchmark
@@ -46,7 +46,7 @@ class Prompts:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def choose_prompts(place: Place, file: str | Path | None, limit: int | None = None) -> Prompts:
+def choose_prompts(place: Pipeline, file: str | Path | None, limit: int | None = None) -> Prompts:
     """A file's lines; else training captions where the pipeline has a benchmark; else our list.
 
     limit: use this many of them at most.

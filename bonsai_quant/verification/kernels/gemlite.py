@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .gemlite_process import Answer, run_child
+from .gemlite_process import ChildAnswer, run_child
 from .probe import GROUP, dot_limit, probe_rows, product, relative, worst
 from .result import KernelCheck, Status
 
@@ -187,7 +187,7 @@ def _compare(
     layer: GemliteLayer,
     reference: np.ndarray,
     x: np.ndarray,
-    answer: Answer,
+    answer: ChildAnswer,
     outputs: dict[str, np.ndarray],
 ) -> KernelCheck:
     """The worst of all kernels' outputs, each [rows, out] float16, against the float64 product."""
@@ -236,7 +236,7 @@ def _bytes_apart(ours: np.ndarray, theirs: np.ndarray) -> int:
     return int(np.count_nonzero(a != b))
 
 
-def _refused(layer: GemliteLayer, answer: Answer, malformed: str = "") -> KernelCheck:
+def _refused(layer: GemliteLayer, answer: ChildAnswer, malformed: str = "") -> KernelCheck:
     """A layer that no kernel has seen: it is malformed, too small, or there is no kernel here."""
     few = f"gemlite takes at least {ROWS_STEP} rows and {GROUP} inputs"
     reason = malformed or answer.reason or few

@@ -25,7 +25,7 @@ Task = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class ChildAnswer:
     """What the child said: `outputs` holds the arrays of each task."""
 
     status: Status
@@ -35,14 +35,14 @@ class Answer:
     outputs: list[Task] = field(default_factory=list)
 
 
-def run_child(tasks: Sequence[Task], *, timeout_s: float) -> Answer:
+def run_child(tasks: Sequence[Task], *, timeout_s: float) -> ChildAnswer:
     """Give tasks to a fresh process and wait for its answer, at most timeout_s."""
     version = installed("gemlite")
     missing = [name for name in ("torch", "gemlite") if installed(name) is None]
     if missing:
-        return Answer("not run", f"{' and '.join(missing)} not installed: {INSTALL}", version)
+        return ChildAnswer("not run", f"{' and '.join(missing)} not installed: {INSTALL}", version)
     if not any(tasks):
-        return Answer("passed", version=version, outputs=[{} for _ in tasks])
+        return ChildAnswer("passed", version=version, outputs=[{} for _ in tasks])
     with tempfile.TemporaryDirectory(prefix="bonsai-gemlite-") as folder:
         given, taken = Path(folder) / "tasks.npz", Path(folder) / "outputs.npz"
         np.savez(given, allow_pickle=False, **_flat(tasks))
@@ -58,13 +58,13 @@ def run_child(tasks: Sequence[Task], *, timeout_s: float) -> Answer:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Answer("not run", f"gemlite took more than {timeout_s:g} s", version)
+            return ChildAnswer("not run", f"gemlite took more than {timeout_s:g} s", version)
         return _read(done, taken, len(tasks), version)
 
 
 def _read(
     done: subprocess.CompletedProcess[str], taken: Path, n_tasks: int, version: str | None
-) -> Answer:
+) -> ChildAnswer:
     """The last line of stdout is the answer in JSON, arrays are in the file `taken`.
 
     A child that ends badly has run no kernel: what could upset one in a layer is checked before.
@@ -72,16 +72,16 @@ def _read(
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         reason = f"gemlite {version} ended with code {done.returncode}: {last}"
-        return Answer("not run", reason, version)
+        return ChildAnswer("not run", reason, version)
     said = json.loads(done.stdout.strip().splitlines()[-1])
     if "not_run" in said:
-        return Answer("not run", f"{said['not_run']}: {INSTALL}", version)
+        return ChildAnswer("not run", f"{said['not_run']}: {INSTALL}", version)
     outputs: list[Task] = [{} for _ in range(n_tasks)]
     with np.load(taken, allow_pickle=False) as arrays:
         for key, array in arrays.items():
             index, name = key.split("/", 1)
             outputs[int(index)][name] = array
-    return Answer("passed", "", version, said["where"], outputs)
+    return ChildAnswer("passed", "", version, said["where"], outputs)
 
 
 def _flat(tasks: Sequence[Task]) -> Task:

@@ -20,7 +20,7 @@ from .likeness import unlike
 
 if TYPE_CHECKING:
     from bonsai_quant.conversion.plan import Plan
-    from bonsai_quant.conversion.quantize_tensor import Finished
+    from bonsai_quant.conversion.quantize_tensor import QuantizedTensor
     from bonsai_quant.packs.manifest import Manifest
 
 ROWS = 1024
@@ -129,7 +129,7 @@ def check_against(
     found: dict[str, tuple[str, float, str]] = {}
     lock = threading.Lock()
 
-    def compare(finished: Finished) -> None:
+    def compare(finished: QuantizedTensor) -> None:
         differs, likeness = _differs_from(pack, finished), unlike(pack, finished)
         with lock:
             found[finished.planned.tensor.name] = (differs, *likeness)
@@ -203,7 +203,7 @@ def _inventory(info: PackInfo) -> list[tuple[str, tuple[int, ...], bool]]:
     return [(t.name, t.shape, t.packed) for t in info.tensors]
 
 
-def _differs_from(pack: Pack, finished: Finished) -> str:
+def _differs_from(pack: Pack, finished: QuantizedTensor) -> str:
     tensor = finished.planned.tensor
     if finished.kept is not None:
         same = np.array_equal(pack.kept(tensor).view(np.uint16), finished.kept.view(np.uint16))

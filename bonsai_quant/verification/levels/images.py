@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bonsai_quant.core.errors import BonsaiError
 from bonsai_quant.core.memory import room_for
-from bonsai_quant.packs.pipeline import Place, locate
+from bonsai_quant.packs.pipeline import Pipeline, locate
 from bonsai_quant.packs.read import Pack
 from bonsai_quant.runners import open_runner
 from bonsai_quant.runners.runner import Painting, Runner, paint
@@ -31,7 +31,7 @@ def check_images(
 ) -> list[Check]:
     """Stock diffusers on dense decoded weights is the yardstick of every backend."""
 
-    def find(pack: Pack) -> Place:
+    def find(pack: Pack) -> Pipeline:
         return place_of(pack, pipeline, against)
 
     able, checks = runners(packs, backends, find, "image")
@@ -78,14 +78,14 @@ def _both(
     return paint(runner, PROMPTS, SEEDS, settings_of(place)), yardsticks[place.pipeline]
 
 
-def _dense_pictures(place: Place) -> NDArray[np.uint8]:
-    from bonsai_quant.runners.torch import dense as stock
+def _dense_pictures(place: Pipeline) -> NDArray[np.uint8]:
+    from bonsai_quant.runners.torch.dense import open_pipeline, paint_dense
 
     assert place.pack is not None
     weights = sum(t.size for t in place.pack.info.tensors)
     room_for(4 * weights, "the dense transformer in float32")
-    pipe = stock.open_pipeline(place.pack.folder, pipeline=str(place.pipeline))
-    return stock.paint(pipe, PROMPTS, SEEDS, settings_of(place), batch=1)
+    pipe = open_pipeline(place.pack.folder, pipeline=str(place.pipeline))
+    return paint_dense(pipe, PROMPTS, SEEDS, settings_of(place), batch=1)
 
 
 def _against_source(pack: Pack, against: str, mine: Painting) -> Check:

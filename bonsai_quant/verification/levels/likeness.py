@@ -15,14 +15,14 @@ import numpy as np
 from bonsai_quant.packs.read import Pack
 
 if TYPE_CHECKING:
-    from bonsai_quant.conversion.quantize_tensor import Finished
+    from bonsai_quant.conversion.quantize_tensor import QuantizedTensor
 
 LEAST_COSINE = 0.2
 MOST_RATIO = 8.0
 """Furthest that a group's scale may be from the best one for the source, up or down."""
 
 
-def unlike(pack: Pack, finished: Finished) -> tuple[float, str]:
+def unlike(pack: Pack, finished: QuantizedTensor) -> tuple[float, str]:
     """Cosine of a pack's tensor and the source's, and what is wrong with it, or ''.
 
     finished: the source's tensor, rounded to the pack's mode.

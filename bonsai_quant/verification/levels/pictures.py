@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bonsai_quant.core.errors import BonsaiError
 from bonsai_quant.core.schema import PictureSettings
-from bonsai_quant.packs.pipeline import Place, locate
+from bonsai_quant.packs.pipeline import Pipeline, locate
 from bonsai_quant.packs.read import Pack
 from bonsai_quant.runners import open_runner
 from bonsai_quant.runners.picture_settings import read_benchmark
@@ -30,12 +30,12 @@ LARGEST = 256
 """Pixels of a side: enough to tell right from wrong, and a sixteenth of the work of 1024."""
 
 
-def place_of(pack: Pack, pipeline: str | None, against: str | None) -> Place:
+def place_of(pack: Pack, pipeline: str | None, against: str | None) -> Pipeline:
     """Where the other parts of a pack are."""
     return locate(str(pack.folder), pipeline=pipeline, spare=against)
 
 
-def settings_of(place: Place) -> PictureSettings:
+def settings_of(place: Pipeline) -> PictureSettings:
     """The pipeline's own, but no larger than LARGEST and without guidance."""
     own = read_benchmark(place.pipeline).settings
     return replace(
@@ -44,7 +44,7 @@ def settings_of(place: Place) -> PictureSettings:
 
 
 def runners(
-    packs: Sequence[Pack], backends: Sequence[str], find: Callable[[Pack], Place], level: str
+    packs: Sequence[Pack], backends: Sequence[str], find: Callable[[Pack], Pipeline], level: str
 ) -> tuple[list[Runner], list[Check]]:
     """One runner for each backend, on its own format where it is there; or why there is none."""
     found, missing = [], []

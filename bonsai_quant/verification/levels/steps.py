@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bonsai_quant.core.errors import BonsaiError
 from bonsai_quant.core.memory import room_for
-from bonsai_quant.packs.pipeline import Place, locate
+from bonsai_quant.packs.pipeline import Pipeline, locate
 from bonsai_quant.packs.read import Pack
 from bonsai_quant.runners import open_runner
 from bonsai_quant.runners.runner import Runner, start
@@ -42,7 +42,7 @@ def check_steps(
 ) -> list[Check]:
     """Every backend against stock diffusers on dense decoded weights; then against the source."""
 
-    def find(pack: Pack) -> Place:
+    def find(pack: Pack) -> Pipeline:
         return place_of(pack, pipeline, against)
 
     able, checks = runners(packs, backends, find, "step")
@@ -73,7 +73,7 @@ class Probe:
     pack's where there is no source.  final: where they lead.
     """
 
-    def __init__(self, place: Place, able: Sequence[Runner], against: str | None) -> None:
+    def __init__(self, place: Pipeline, able: Sequence[Runner], against: str | None) -> None:
         self.settings = settings_of(place)
         self.captions = _captions(able, self.settings.max_sequence_length)
         noise = start(SEEDS, self.settings, place.channels)
@@ -135,7 +135,7 @@ def _agrees(runner: Runner, probe: Probe, dense: list[Latents]) -> Check:
     )
 
 
-def _folder(place: Place) -> str:
+def _folder(place: Pipeline) -> str:
     return place.pack.folder.name if place.pack else place.name
 
 

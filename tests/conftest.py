@@ -5,25 +5,19 @@ from __future__ import annotations
 import io
 import signal
 import socket
-import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import fakehub
-import models
-import pipelines
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
 from bonsai_quant import convert
 from bonsai_quant.cli.main import main
 from bonsai_quant.runners.picture_settings import read_benchmark
+from tests.support import fakehub, models, pipelines
 
 # A background job of a shell starts with these ignored, and so would every process of a test.
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

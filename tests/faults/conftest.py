@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import models
 import pytest
 
 from bonsai_quant import convert, plan, verify
+from tests.support import models
 
 from .harness import MODEL, World, call_main, digests
 

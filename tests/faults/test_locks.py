@@ -11,13 +11,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import models
 import pytest
 import xxhash
 
 from bonsai_quant import convert, export, plan
 from bonsai_quant.conversion.convert import write_packs
 from bonsai_quant.core.errors import BonsaiError, OutputExists
+from tests.support import models
 
 from .harness import MODEL, World, beside, call_main, die, digests, in_child, nothing, seam
 from .test_kill import half_done  # noqa: F401

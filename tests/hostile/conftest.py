@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import ml_dtypes
-import models
 import numpy as np
 import pytest
+
+from tests.support import models
 
 MODEL = ((2, 2), {"h": 128, "i": 64, "o": 64, "j": 128, "t": 64, "d": 64, "m": 128})
 """Double and single blocks, and sizes as in `bases.flux2`: one million weights."""

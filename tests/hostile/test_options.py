@@ -11,12 +11,12 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import models
 import pytest
 import xxhash
 
 from bonsai_quant.conversion import resume as resuming
 from bonsai_quant.storage import fs
+from tests.support import models
 
 from .conftest import MODE, MODEL, SINGLE_FILE, complaint, listing, save, save_shards, tiny
 

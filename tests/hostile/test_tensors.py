@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import ml_dtypes
-import models
 import numpy as np
 import pytest
 
@@ -33,6 +32,7 @@ from bonsai_quant.quantization import dequantize as dense
 from bonsai_quant.quantization.bf16 import as_float32
 from bonsai_quant.quantization.solvers import solve
 from bonsai_quant.sources.checkpoint import SourceFile
+from tests.support import models
 
 from .conftest import MATRIX, MODE, MODEL, NORM, SINGLE_FILE, mk, original, save, table_of, tiny
 

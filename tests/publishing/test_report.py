@@ -1,0 +1,165 @@
+"""The report says what is in the packs, holds everything in one file, and shows in a browser."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bonsai_quant import convert, report
+from bonsai_quant.core.errors import BadInput, OutputExists
+from bonsai_quant.packs.read import open_pack
+from bonsai_quant.quantization import packing as bits
+from tests.support.forge import orphan
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def made(standin, tmp_path_factory):
+    """Both modes of the stand-in, and a report on them with their source."""
+    folder = tmp_path_factory.mktemp("made")
+    for mode in ("ternary", "binary"):
+        convert(str(standin), mode=mode, formats="bonsai,mlx", out=folder / mode)
+    packs = [folder / "ternary", folder / "binary"]
+    return folder, report(packs, against=str(standin), out=folder / "report")
+
+
+def page_of(made):
+    return (made[0] / "report/report.html").read_text()
+
+
+class Links(HTMLParser):
+    """Everything that a page would fetch or run."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.tags = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.found += [v for k, v in attrs if k in ("src", "href", "srcset", "action", "data")]
+
+
+def test_the_page_needs_nothing_else(made):
+    page = page_of(made)
+    links = Links()
+    links.feed(page)
+    assert links.found
+    assert all(v.startswith("data:image/png;base64,") for v in links.found)
+    assert not {"script", "link", "iframe", "object"} & set(links.tags)
+    assert "default-src 'none'" in page
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_json_says_what_the_pack_says(made):
+    folder, _ = made
+    data = json.loads((folder / "report/report.json").read_text())
+    assert [p["mode"] for p in data["packs"]] == ["ternary", "binary"]
+    for said in data["packs"]:
+        pack = open_pack(folder / said["mode"] / "bonsai")
+        layers = {s["name"]: s for s in said["survey"]["layers"]}
+        assert set(layers) == {t.linear for t in pack.info.packed}
+        groups = 0
+        for t in pack.info.packed:
+            layer = pack.layer(t)
+            groups += layer.scales.size
+            codes = bits.unpack(layer.codes, layer.bits)
+            share = layers[t.linear]["zero_share"]
+            assert share == (pytest.approx(np.mean(codes == 1)) if layer.bits == 2 else None)
+            assert layers[t.linear]["scale_max"] == layer.scales.max()
+        assert sum(n for _, n in said["survey"]["bins"]) == groups
+        assert not said["verify"]["checks"][0]["status"] == "failed"
+    assert len(data["gallery"]["decibels_to_source"]) == 2
+    assert data["packs"][0]["rebuild"].startswith("bonsai-quant convert ")
+
+
+def test_the_table_has_every_layer_of_every_pack(made):
+    rows = list(csv.DictReader(io.StringIO((made[0] / "report/layers.csv").read_text())))
+    assert {r["pack"] for r in rows} == {"ternary", "binary"}
+    assert len(rows) == 2 * len(open_pack(made[0] / "ternary/bonsai").info.packed)
+    assert all(0 < float(r["relative_error"]) < 1 for r in rows)
+
+
+def test_the_rebuild_line_makes_the_same_pack(made, standin, tmp_path, run):
+    data = json.loads((made[0] / "report/report.json").read_text())
+    words = data["packs"][0]["rebuild"].split()
+    assert words[0] == "bonsai-quant"
+    words[words.index("-o") + 1] = str(tmp_path / "again")
+    assert run(*words[1:]).code == 0
+    path = "bonsai/model.safetensors"
+    assert (tmp_path / "again" / path).read_bytes() == (made[0] / "ternary" / path).read_bytes()
+
+
+def test_hostile_text_is_shown_as_text(made, tmp_path):
+    folder = tmp_path / "<b>pack</b>"
+    shutil.copytree(made[0] / "ternary/bonsai", folder)
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["recipe"]["description"] = "</pre><script>alert(1)</script>"
+    path.write_text(json.dumps(manifest))
+    report(folder, out=tmp_path / "report")
+    page = (tmp_path / "report/report.html").read_text()
+    assert "<script" not in page
+    assert "<b>pack" not in page
+    assert "&lt;b&gt;pack" in page
+    assert "Not painted" in page  # no name of a source, and no --pipeline
+
+
+def test_a_pack_of_another_program_is_reported_as_far_as_it_goes(made, tmp_path):
+    shutil.copytree(made[0] / "ternary/mlx", tmp_path / "pack")
+    orphan(tmp_path / "pack")
+    report(tmp_path / "pack", out=tmp_path / "report")
+    page = (tmp_path / "report/report.html").read_text()
+    assert "Nobody says" in page
+    assert "Not measured" in page
+
+
+def test_an_earlier_report_stays_unless_told_otherwise(made):
+    folder, _ = made
+    with pytest.raises(OutputExists, match="--overwrite"):
+        report(folder / "ternary", out=folder / "report")
+    with pytest.raises(BadInput, match="holds no pack"):
+        report(folder / "report", out=folder / "other")
+    assert not (folder / "other").exists()
+
+
+def screenshot(made, tmp_path, width, dark):
+    path = tmp_path / f"{width}-{dark}.png"
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+               f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},3000", scheme,
+               f"--screenshot={path}", (made[0] / "report/report.html").as_uri()]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+@pytest.mark.parametrize("width", [500, 1200])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_it_on_a_phone_and_in_the_dark(made, tmp_path, width, dark):
+    """The paper is light or dark, there is ink on it, and nothing runs out at the right."""
+    pixels = screenshot(made, tmp_path, width, dark)
+    paper = pixels[2, 2]
+    assert (paper.max() < 60) if dark else (paper.min() > 240)
+    ink = np.abs(pixels.astype(int) - paper).max(-1) > 60
+    assert 0.02 < ink.mean() < 0.7
+    assert not ink[:, -8:].any()
+    assert not ink[:, :8].any()
+
+
+def test_every_colour_has_a_light_and_a_dark_value(made):
+    style = re.search(r"<style>(.*?)</style>", page_of(made), re.S)[1]
+    light, dark = re.findall(r":root \{ (.*?) \}", style)
+    names = [re.findall(r"--([a-z]+):", block) for block in (light, dark)]
+    assert names[0] == names[1]
+    assert set(re.findall(r"var\(--([a-z]+)", style)) <= {*names[0], "v"}

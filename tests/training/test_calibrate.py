@@ -1,0 +1,340 @@
+"""Second moments are those of the whole model, and the solvers that use them keep its outputs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import Flux2Transformer2DModel
+from safetensors.numpy import load_file
+
+from bonsai_quant import calibrate, convert, plan, recover, verify
+from bonsai_quant.conversion.calibration_file import MOMENTS, RECORD
+from bonsai_quant.core.errors import BadInput, OutputExists, UsageError
+from bonsai_quant.packs.pipeline import locate
+from bonsai_quant.packs.read import open_pack
+from bonsai_quant.quantization import packing as bits
+from bonsai_quant.quantization.dequantize import decoded
+from bonsai_quant.quantization.hessian import Hessian
+from bonsai_quant.quantization.solvers import gptq, solve
+from bonsai_quant.quantization.solvers.weighted import scales as weighted_scales
+from bonsai_quant.runners.picture_settings import read_benchmark
+from bonsai_quant.runners.runner import start
+from bonsai_quant.runners.sampling import levels
+from bonsai_quant.runners.torch.dense import dense_transformer
+from bonsai_quant.runners.torch.runner import TorchRunner
+from bonsai_quant.storage import fs
+from bonsai_quant.training.trajectories.denoiser import Denoiser, walk
+
+MODES = ("ternary", "binary")
+SAMPLES = 3
+
+
+@pytest.fixture(scope="module")
+def plain(standin, few, tmp_path_factory):
+    """A calibration in full precision."""
+    out = tmp_path_factory.mktemp("plain") / "out"
+    return calibrate(str(standin), out=out, prompts=str(few), samples=SAMPLES, at_once=2).out
+
+
+@pytest.fixture(scope="module", params=MODES)
+def behind(request, standin, few, tmp_path_factory):
+    """A calibration behind rounded blocks, and the pack that it leads to."""
+    folder = tmp_path_factory.mktemp(request.param)
+    made = calibrate(
+        str(standin), mode=request.param, solver="gptq", out=folder / "cal", prompts=str(few),
+        samples=SAMPLES, at_once=2,
+    )  # fmt: skip
+    convert(
+        str(standin), mode=request.param, solver="gptq", calibration=made.out, formats="bonsai",
+        out=folder / "packs",
+    )  # fmt: skip
+    return request.param, made.out, folder / "packs"
+
+
+@pytest.fixture(scope="module")
+def layer():
+    """A layer with inputs that go together: weights, moments, and inputs not counted in them."""
+    rng = np.random.default_rng(0)
+    n = 384
+    mix = rng.normal(size=(n, n)) * 0.5 / np.sqrt(n) + np.eye(n)
+    x = rng.normal(size=(4096, n)) * np.exp(0.5 * rng.normal(size=n)) @ mix
+    weight = (rng.normal(size=(96, n)) * 0.02).astype(np.float32)
+    return weight, Hessian(x[:3072].T @ x[:3072] / 3072), x[3072:]
+
+
+def dense(solved, mode):
+    return decoded(solved.codes, solved.scales, 2 if mode == "ternary" else 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_stage_of_gptq_lowers_its_objective(layer, mode):
+    weight, hessian, _ = layer
+    w = weight.astype(np.float64)
+    codes, scales, _ = gptq.sweep(w, hessian, mode)
+    errors = [gptq.error(w, hessian, codes, scales)]
+    for _ in range(3):
+        codes, scales = gptq.refit(w, hessian, codes, scales, mode)
+        errors.append(gptq.error(w, hessian, codes, scales))
+        codes = gptq.descend(w, hessian, codes, scales, mode)
+        errors.append(gptq.error(w, hessian, codes, scales))
+    for before, after in zip(errors, errors[1:], strict=False):
+        assert (after <= before * (1 + 1e-9)).all()
+    assert errors[-1].sum() < 0.95 * errors[0].sum()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_single_code_could_be_changed_for_the_better(layer, mode):
+    weight, hessian, _ = layer
+    w = weight[:2].astype(np.float64)
+    codes, scales, _ = gptq.sweep(w, hessian, mode)
+    for _ in range(20):
+        codes = gptq.descend(w, hessian, codes, scales, mode)
+    best = gptq.error(w, hessian, codes, scales)
+    values = (-1, 0, 1) if mode == "ternary" else (-1, 1)
+    for i in np.random.default_rng(1).choice(w.shape[1], 60, replace=False):
+        for value in values:
+            other = codes.copy()
+            other[:, i] = value
+            assert (gptq.error(w, hessian, other, scales) >= best * (1 - 1e-9)).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gptq_keeps_the_outputs_of_inputs_it_has_not_seen(layer, mode):
+    weight, hessian, held_out = layer
+    outputs = held_out @ weight.T
+    off = {}
+    for solver in ("exact", "weighted", "gptq"):
+        solved = solve(weight, solver, mode, None, None if solver == "exact" else hessian)
+        off[solver] = np.square(held_out @ dense(solved, mode).T - outputs).sum()
+    assert off["gptq"] < 0.75 * off["weighted"] < 0.75 * off["exact"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gptq_measures_what_it_did(layer, mode):
+    weight, hessian, _ = layer
+    solved = solve(weight, "gptq", mode, None, hessian)
+    w, q = weight.astype(np.float64), dense(solved, mode).astype(np.float64)
+    said = (w * w, (w - q) ** 2, w * q, q * q, q != 0)
+    np.testing.assert_allclose(solved.sums, np.stack([s.sum(1) for s in said], 1), rtol=1e-9)
+    assert set(np.unique(bits.unpack(solved.codes, 2 if mode == "ternary" else 1))) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("solver", ["weighted", "gptq"])
+def test_what_is_on_the_grid_stays(layer, mode, solver):
+    _, hessian, _ = layer
+    rng = np.random.default_rng(2)
+    t = rng.choice((-1.0, 0.0, 1.0) if mode == "ternary" else (-1.0, 1.0), (16, 384))
+    s = np.repeat(2.0 ** rng.integers(-6, -2, (16, 3)) * 1.5, 128, 1)
+    weight = (s * t).astype(np.float32)
+    assert np.array_equal(dense(solve(weight, solver, mode, None, hessian), mode), weight)
+
+
+def test_the_weighted_scale_is_the_best_there_is():
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        w = rng.standard_t(3, (1, 128)).astype(np.float32)
+        h = np.exp(2 * rng.normal(size=128))
+        found = weighted_scales(w, h, "ternary")[0, 0]
+
+        def cost(s, w=w, h=h):
+            t = np.sign(w[0]) * (np.abs(w[0]) > s / 2)
+            return float((h * (w[0] - s * t) ** 2).sum())
+
+        tried = min(cost(s) for s in np.linspace(0.01, 2 * np.abs(w).max(), 4000))
+        assert cost(found) <= tried * (1 + 1e-9)
+
+
+def seen(model, linear: str, standin, few) -> np.ndarray:
+    """H of one linear, by running the whole of `model` on the full-precision model's states."""
+    place = locate(str(standin))
+    pictures, runner = read_benchmark(place.pipeline).settings, TorchRunner(place)
+    prompts = few.read_text().split("\n")[:SAMPLES]
+    captions = torch.from_numpy(runner.encode(prompts, pictures.max_sequence_length))
+    noise = start(range(SAMPLES), pictures, place.channels)
+    _, rows, columns, _ = noise.shape
+    words = pictures.max_sequence_length
+    sigmas = levels(rows * columns, pictures.num_inference_steps)
+    original = Flux2Transformer2DModel.from_pretrained(
+        standin / "transformer", torch_dtype=torch.float32
+    )
+    whole = Denoiser(original, rows, columns, words)
+    states = walk(whole, torch.from_numpy(noise).flatten(1, 2), captions, sigmas)[:-1]
+    caught = []
+    hook = model.get_submodule(linear).register_forward_pre_hook(
+        lambda _, x: caught.append(x[0].flatten(0, -2).double())
+    )
+    with torch.no_grad():
+        for z, sigma in zip(states, sigmas, strict=False):
+            level = torch.full((SAMPLES,), sigma)
+            Denoiser(model, rows, columns, words)(z, level, captions)
+    hook.remove()
+    x = torch.cat(caught)
+    return (x.T @ x / len(x)).numpy()
+
+
+LINEARS = (
+    "transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_add_out",
+    "transformer_blocks.0.ff_context.linear_out", "single_transformer_blocks.1.attn.to_out",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("linear", LINEARS)
+def test_moments_are_those_of_the_whole_model(plain, standin, few, linear):
+    model = Flux2Transformer2DModel.from_pretrained(
+        standin / "transformer", torch_dtype=torch.float32
+    )
+    mine = load_file(plain / MOMENTS)[linear]
+    theirs = seen(model, linear, standin, few)
+    np.testing.assert_allclose(mine, theirs, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_blocks_are_looked_at_behind_what_they_will_stand_behind(behind, plain, standin, few):
+    _, calibration, packs = behind
+    model = dense_transformer(open_pack(packs / "bonsai"))
+    last = "single_transformer_blocks.1.attn.to_qkv_mlp_proj"
+    mine = load_file(calibration / MOMENTS)[last]
+    theirs = seen(model, last, standin, few)
+    np.testing.assert_allclose(mine, theirs, atol=1e-3 * np.abs(theirs).max())
+    other = load_file(plain / MOMENTS)[last]
+    assert np.abs(mine - other).max() > 0.01 * np.abs(theirs).max()
+    first = "transformer_blocks.0.attn.to_q"
+    np.testing.assert_array_equal(
+        load_file(calibration / MOMENTS)[first], load_file(plain / MOMENTS)[first]
+    )
+
+
+def test_the_pack_says_what_guided_it(behind):
+    _, calibration, packs = behind
+    manifest = open_pack(packs / "bonsai").manifest
+    assert manifest.calibration == fs.sha256_file(calibration / RECORD)[1]
+    assert manifest.recipe["solver"] == "gptq"
+    assert not verify(packs).failed
+
+
+def test_a_guided_pack_is_solved_again_with_its_calibration(behind, plain, standin):
+    _, calibration, packs = behind
+    (check,) = (c for c in verify(packs, against=str(standin)).checks if " = " in c.subject)
+    assert (check.status, "--calibration" in check.detail) == ("not run", True)
+    again = verify(packs, against=str(standin), calibration=str(calibration))
+    (check,) = (c for c in again.checks if " = " in c.subject)
+    assert (check.status, "quantized again" in check.detail) == ("passed", True)
+    (check,) = (
+        c
+        for c in verify(packs, against=str(standin), calibration=str(plain)).checks
+        if " = " in c.subject
+    )
+    assert (check.status, "not the one" in check.detail) == ("failed", True)
+
+
+def test_a_layer_that_shares_its_input_shares_its_moments(plain):
+    record = json.loads((plain / RECORD).read_text())
+    inputs = record["inputs"]
+    assert inputs["transformer_blocks.0.attn.to_v"] == "transformer_blocks.0.attn.to_q"
+    assert inputs["transformer_blocks.0.attn.add_k_proj"] == "transformer_blocks.0.attn.add_q_proj"
+    assert set(load_file(plain / MOMENTS)) == set(inputs.values())
+    assert record["samples"] == 4 * SAMPLES
+
+
+def test_an_interrupted_calibration_goes_on(standin, few, tmp_path, monkeypatch):
+    arguments = {"mode": "ternary", "solver": "gptq", "prompts": str(few), "samples": 2}
+    whole = calibrate(str(standin), out=tmp_path / "whole", **arguments).out
+    done = []
+
+    def stop(*_):
+        done.append(1)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(str(standin), out=tmp_path / "part", progress=stop, **arguments)
+    assert not (tmp_path / "part").exists()
+    resumed = calibrate(str(standin), out=tmp_path / "part", resume=True, **arguments).out
+    for name in (MOMENTS, RECORD):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_an_earlier_result_is_replaced_only_when_asked_to(standin, few, tmp_path):
+    arguments = {"prompts": str(few), "samples": 1, "out": tmp_path / "cal"}
+    calibrate(str(standin), **arguments)
+    with pytest.raises(OutputExists):
+        calibrate(str(standin), **arguments)
+    calibrate(str(standin), overwrite=True, **arguments)
+    (tmp_path / "cal" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputExists, match="holds other files"):
+        calibrate(str(standin), overwrite=True, **arguments)
+
+
+def test_convert_says_what_it_needs(standin, plain, tmp_path):
+    with pytest.raises(UsageError, match="'gptq' needs a calibration") as e:
+        plan(str(standin), mode="ternary", solver="gptq")
+    assert "bonsai-quant calibrate" in e.value.hint
+    with pytest.raises(UsageError, match="'exact' uses no calibration"):
+        plan(str(standin), mode="ternary", calibration=plain)
+    with pytest.raises(BadInput, match="no such file"):
+        plan(str(standin), mode="ternary", solver="gptq", calibration=tmp_path)
+
+
+def test_a_calibration_of_the_other_mode(behind, standin):
+    mode, calibration, _ = behind
+    other = MODES[MODES.index(mode) - 1]
+    with pytest.raises(UsageError, match=f"behind {mode} layers"):
+        plan(str(standin), mode=other, solver="gptq", calibration=calibration)
+
+
+def test_a_calibration_of_another_model(standin, plain, tmp_path):
+    with pytest.raises(BadInput, match="has .* for .* is needed"):
+        plan("mini-klein", mode="ternary", solver="weighted", calibration=plain)
+    from tests.support import pipelines
+
+    twin = pipelines.save_pipeline(tmp_path / "twin", seed=5, heads=1, blocks=(1, 2))
+    with pytest.raises(BadInput, match="was made with another source"):
+        convert(str(twin), mode="ternary", solver="weighted", calibration=plain,
+                out=tmp_path / "out", formats="bonsai")  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("what", ["flipped", "cut", "record"])
+def test_a_damaged_calibration(standin, plain, tmp_path, what):
+    folder = tmp_path / "cal"
+    shutil.copytree(plain, folder)
+    path = folder / (RECORD if what == "record" else MOMENTS)
+    data = bytearray(path.read_bytes())
+    if what == "flipped":
+        data[-1] ^= 64
+    path.write_bytes(
+        data[:-4] if what == "cut" else data.replace(b'"samples": 12', b'"samples": x')
+    )
+    with pytest.raises(BadInput):
+        plan(str(standin), mode="ternary", solver="gptq", calibration=folder)
+
+
+def test_recover_rounds_by_a_calibrated_recipe(standin, few, tmp_path):
+    recipe = tmp_path / "r.yaml"
+    asked = {"samples": 2, "at_once": 4}
+    recipe.write_text(json.dumps({"mode": "binary", "solver": "gptq", "calibration": asked}))
+    made = recover(
+        str(standin), recipe=recipe, out=tmp_path / "packs", prompts=str(few), formats="bonsai"
+    )
+    assert made.between == (tmp_path / "packs-calibration",)
+    assert made.packs.manifests["bonsai"].recipe["solver"] == "gptq"
+
+
+def test_recover_goes_all_the_way(standin, few, tmp_path):
+    recipe = tmp_path / "r.yaml"
+    train = {"steps": 2, "batch": 4, "at_once": 4, "exam": 2, "checkpointing": False}
+    said = {"mode": "ternary", "solver": "gptq", "calibration": {"samples": 2},
+            "distillation": train}  # fmt: skip
+    recipe.write_text(json.dumps(said))
+    made = recover(
+        str(standin), recipe=recipe, out=tmp_path / "packs", prompts=str(few), formats="bonsai"
+    )
+    names = [p.name for p in made.between]
+    assert names == ["packs-calibration", "packs-rounded", "packs-trained"]
+    assert made.packs.manifests["bonsai"].measured.lossless
+    record = json.loads((tmp_path / "packs-trained" / "distillation.json").read_text())
+    assert record["start"]

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-
-import numpy as np
-
-from bonsai_quant.core.errors import BadInput
-from bonsai_quant.core.schema import GROUP, LayerStats, PlannedTensor, Span
-from bonsai_quant.quantization.bf16 import as_float32
-from bonsai_quant.quantization.solvers import Solved
-from bonsai_quant.quantization.solvers.nearest import ENERGY
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,76 +14,3 @@ class Checks:
 
     zeros: bool = True
     magnitudes: bool = True
-
-
-PLAUSIBLE_RMS = (1e-6, 64.0)
-"""Outside of it a matrix is no working model's weight, but bytes read as the wrong dtype."""
-
-
-def _check_solved(solved: Solved, values: np.ndarray, span: Span) -> None:
-    if np.isfinite(solved.scales).all():
-        return
-    exact = as_float32(np.ascontiguousarray(values)).reshape(-1)
-    wrong = np.flatnonzero(~np.isfinite(exact))
-    if wrong.size:
-        raise _bad_value(exact, int(wrong[0]), span, "is not finite")
-    row, group = (int(i) for i in np.argwhere(~np.isfinite(solved.scales))[0])
-    at = row * values.shape[1] + group * GROUP
-    raise _bad_value(exact, at, span, "belongs to a group whose scale is too large for 16 bits")
-
-
-def _bad_value(values: np.ndarray, at: int, span: Span, what: str) -> BadInput:
-    value = values.reshape(-1)[at]
-    if not math.isfinite(value):
-        what = "is not finite"
-    index = span.start * (math.prod(span.stored.spec.shape[1:])) + at
-    added = bool(span.planned.deltas)
-    return BadInput(
-        f"{value:g} {what}" + " with what --lora adds" * added,
-        hint="repair or refetch the checkpoint" + ", or lower the LoRA's scale" * added,
-        where=(span.stored.path, f"tensor {span.stored.spec.name}", f"element {index}"),
-    )
-
-
-def _check_plausible(
-    stats: LayerStats, sums: np.ndarray, planned: PlannedTensor, checks: Checks, blank: bool
-) -> None:
-    """blank: the source had only zeros, whatever was added to them."""
-    stored = planned.pieces[0].stored
-    where = (stored.path, f"tensor {stored.spec.name}")
-    energy = math.fsum(sums[:, ENERGY].tolist())
-    if energy == 0 or blank:
-        if not checks.zeros:
-            return
-        raise BadInput(
-            "is all zeros, as an interrupted download or write leaves it",
-            where=where,
-            hint="fetch the checkpoint again, or pass --allow-zero",
-        )
-    rms = math.sqrt(energy / planned.tensor.size)
-    if not checks.magnitudes:
-        return
-    plausible = PLAUSIBLE_RMS[0] <= rms <= PLAUSIBLE_RMS[1]
-    if not plausible or _looks_mislabelled(stats, stored.spec.dtype):
-        raise BadInput(
-            f"has magnitudes (root mean square {rms:.3g}) that no trained layer has; is "
-            f"{stored.spec.dtype} its true dtype?",
-            where=where,
-            hint="fetch the checkpoint again, or pass --no-sanity",
-        )
-
-
-def _looks_mislabelled(stats: LayerStats, dtype: str) -> bool:
-    """Whether these are fp16's bytes read as bf16, or the reverse.
-
-    bf16 read as fp16 gives magnitudes that all lie around 1. fp16 read as bf16 moves exponents
-    eight times as far apart, so that a few weights of each group dwarf the rest.
-    """
-    error, low, high = stats.relative_error or 0.0, stats.scale_min or 0.0, stats.scale_max or 0.0
-    if dtype == "F16":
-        return 0.05 < error < 0.25 and low > 0.5 and high < 2.5
-    if dtype == "BF16" and error > 0:
-        few = (stats.zero_share or 0) > 0.95 if stats.action == "ternary" else error > 0.98
-        mostly_below = 2 * GROUP * stats.groups_below_grid > math.prod(stats.shape)
-        return few and (mostly_below or high > 100 * low)
-    return False

@@ -18,7 +18,8 @@ from bonsai_quant.quantization.solvers.nearest import DOT, ENERGY, ERROR, NONZER
 from bonsai_quant.sources.lora.merge import Factors, merged, read_factors
 
 from .calibration_file import Calibration
-from .checks import Checks, _bad_value, _check_plausible, _check_solved
+from .checks import Checks
+from .value_checks import bad_value, check_plausible, check_solved
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class TensorQuantizer:
         tensor = self.planned.tensor
         if tensor.action != "keep":
             solved = solve(values, self.solver, tensor.action, self.bits, self._hessian())
-            _check_solved(solved, values, span)
+            check_solved(solved, values, span)
             parts = {
                 "codes": solved.codes,
                 "scales": solved.scales,
@@ -124,7 +125,7 @@ class TensorQuantizer:
         rounded = round_kept(exact)
         if not np.isfinite(rounded).all():
             at = int(np.flatnonzero(~np.isfinite(rounded.reshape(-1)))[0])
-            raise _bad_value(exact, at, span, "is too large for 16 bits (65280 at most)")
+            raise bad_value(exact, at, span, "is too large for 16 bits (65280 at most)")
         inexact = int(np.count_nonzero(rounded != exact))
         with self.lock:
             self.inexact += inexact
@@ -149,7 +150,7 @@ class TensorQuantizer:
             )
             return QuantizedTensor(self.planned, stats, None, arrays["kept"], digest)
         stats = _packed_stats(self.planned, arrays, self.bits)
-        _check_plausible(stats, arrays["sums"], self.planned, self.checks, self.blank)
+        check_plausible(stats, arrays["sums"], self.planned, self.checks, self.blank)
         out, n = tensor.shape
         layer = PackedLayer(tensor.linear, (out, n), self.bits, arrays["codes"], arrays["scales"])
         return QuantizedTensor(self.planned, stats, layer, None, digest)

@@ -11,13 +11,17 @@ import bonsai_quant
 
 ROOT = Path(bonsai_quant.__file__).parent
 PERMITTED = {
-    "grid.py": {"draw_grid"},  # a PNG in memory
-    "png.py": {"encode_png"},  # another
-    "runners/references.py": {"read_picture"},  # opens a picture that is in memory
-    "scenes/validation.py": {"compressed"},  # a JPEG in memory
-    "deployment/hqq_child.py": {"main"},  # into a file that is open, through the seam
-    "kernels/gemlite_process.py": {"run_child"},  # arrays for a child, in a temporary folder
-    "kernels/gemlite_child.py": {"main"},  # its answer
+    "evaluation/contact_sheet.py": {"draw_grid"},  # a PNG in memory
+    "runners/png.py": {"encode_png"},  # another
+    "runners/edit_images.py": {"read_picture"},  # opens a picture that is in memory
+    "evaluation/scenes/validation.py": {"compressed"},  # a JPEG in memory
+    "packs/deployment/hqq_child.py": {"main"},  # into a file that is open, through the seam
+    "verification/kernels/gemlite_process.py": {
+        "run_child"
+    },  # arrays for a child, in a temporary folder
+    "verification/kernels/gemlite_child.py": {"main"},  # its answer
+    "sources/remote.py": {"fetch"},  # a mirror of headers, in a temporary folder
+    "sources/header_mirror.py": {"_copy_headers"},  # into that folder
 }
 ELSEWHERE = "hub"
 """Fills the Hub's cache, by the cache's own rules."""

@@ -12,7 +12,6 @@ import shutil
 import ml_dtypes
 import numpy as np
 import pytest
-from tests.faults.harness import fail, nothing, seam
 from safetensors.numpy import load_file, save_file
 
 from bonsai_quant import convert, export, plan
@@ -28,6 +27,7 @@ from bonsai_quant.runners import open_runner
 from bonsai_quant.sources.components import TextEncoder, find_components
 from bonsai_quant.sources.components.text_encoder import shapes
 from tests.conversion.test_convert import hashes
+from tests.faults.harness import fail, nothing, seam
 
 ENCODER = "text_encoder-mlx-4bit"
 MODE = {"mode": "ternary", "threads": 2}

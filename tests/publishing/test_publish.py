@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.faults.harness import in_child
 from huggingface_hub import ModelCard, constants
 
 import bonsai_quant
@@ -25,6 +24,7 @@ from bonsai_quant.core.errors import (
     UsageError,
     VerificationFailed,
 )
+from tests.faults.harness import in_child
 from tests.support.fakehub import FOREVER, TOKEN, drop, page, stall, status, use
 from tests.support.writehub import WriteHub, lost
 

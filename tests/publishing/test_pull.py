@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.faults.harness import in_child
 
 from bonsai_quant import convert, pull, verify
 from bonsai_quant.core.errors import (
@@ -25,6 +24,7 @@ from bonsai_quant.core.errors import (
     UsageError,
 )
 from bonsai_quant.storage.disk import SLACK_BYTES
+from tests.faults.harness import in_child
 from tests.support.fakehub import FOREVER, TOKEN, FakeHub, body, drop, page, status, use
 
 REPO, WEIGHTS = "me/model", "model.safetensors"

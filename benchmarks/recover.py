@@ -21,7 +21,7 @@ import click
 import numpy as np
 
 from bonsai_quant.quantization.hessian import Hessian
-from bonsai_quant.quantization.solvers import solve
+from bonsai_quant.quantization.solvers import SOLVERS, solve
 
 from .marked_text import RESULTS
 
@@ -47,7 +47,7 @@ def measure(width: int, rows: int) -> dict[str, dict[str, float]]:
     hessian = Hessian(x.T @ x / len(x))
     weight = (rng.standard_t(5, (rows, width)) * 0.02).astype(np.float32)
     start = perf_counter()
-    _ = hessian.factor
+    SOLVERS["gptq"].prepare(hessian)
     ready = perf_counter() - start
     cores = os.cpu_count() or 1
     found = {}

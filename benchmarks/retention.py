@@ -24,7 +24,6 @@ import click
 from bonsai_quant import calibrate, convert, fold, recover
 from bonsai_quant.cli.views import score as scoreboard
 from bonsai_quant.core.requirements import installed
-from bonsai_quant.core.schema import CALIBRATED
 from bonsai_quant.core.version import __version__
 from bonsai_quant.evaluation.bootstrap import Figure
 from bonsai_quant.evaluation.gallery import (
@@ -45,6 +44,7 @@ from bonsai_quant.packs.pipeline import (
     locate,
 )
 from bonsai_quant.packs.read import open_pack
+from bonsai_quant.quantization.solvers import CALIBRATED
 from bonsai_quant.sources.shipped import find_shipped_pack
 from bonsai_quant.storage.small_file import write_file
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from bonsai_quant.conversion.settings import MODES
-from bonsai_quant.core.schema import DEFAULT_FORMATS, FORMAT_NAMES, SOLVER_NAMES
+from bonsai_quant.core.schema import DEFAULT_FORMATS, FORMAT_NAMES, MODES
+from bonsai_quant.quantization.solvers import SOLVER_NAMES
 
 from .output import Command
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from bonsai_quant.core.errors import BadInput, Unsupported, UsageError, unknown
 from bonsai_quant.core.recipe import Recipe, apply_overrides
 from bonsai_quant.core.schema import (
-    CALIBRATED,
     DEFAULT_FORMATS,
     FORMAT_NAMES,
     GROUP,
@@ -22,6 +21,7 @@ from bonsai_quant.core.schema import (
 from bonsai_quant.core.threads import Setting, choose_threads
 from bonsai_quant.packs.deployment import DEPLOYMENTS, Deployment, child_bytes, deployments
 from bonsai_quant.packs.formats import FORMATS
+from bonsai_quant.quantization.solvers import CALIBRATED
 from bonsai_quant.sources.checkpoint import Source
 from bonsai_quant.sources.license import CARD
 from bonsai_quant.sources.lora import Adapter, open_adapters

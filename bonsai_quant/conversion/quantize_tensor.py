@@ -13,7 +13,7 @@ from bonsai_quant.core.schema import GROUP, LayerStats, PackedLayer, PlannedTens
 from bonsai_quant.quantization.bf16 import as_float32, from_stored
 from bonsai_quant.quantization.grid import round_kept
 from bonsai_quant.quantization.hessian import Hessian
-from bonsai_quant.quantization.solvers import solve
+from bonsai_quant.quantization.solvers import SOLVERS, solve
 from bonsai_quant.quantization.solvers.nearest import DOT, ENERGY, ERROR, NONZERO, RECONSTRUCTED
 from bonsai_quant.sources.lora.merge import Factors, merged, read_factors
 
@@ -109,8 +109,7 @@ class TensorQuantizer:
         with self.lock:
             if self.hessian is None:
                 self.hessian = self.calibration.hessian(self.planned.tensor.linear)
-                if self.solver == "gptq":
-                    _ = self.hessian.factor
+                SOLVERS[self.solver].prepare(self.hessian)
             return self.hessian
 
     def _array(self, name: str, part: np.ndarray) -> np.ndarray:

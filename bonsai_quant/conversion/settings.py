@@ -9,14 +9,14 @@ from typing import Any
 
 import yaml
 
-from bonsai_quant.core.errors import BadInput, UsageError, unknown
+from bonsai_quant.core.errors import BadInput, UsageError, suggest, unknown
 from bonsai_quant.core.recipe import Recipe, _UniqueKeyLoader, parse_recipe
-from bonsai_quant.core.schema import SOLVER_NAMES
+from bonsai_quant.core.schema import MODES
 from bonsai_quant.core.threads import Setting
+from bonsai_quant.quantization.solvers import SOLVER_NAMES, SOLVERS
 from bonsai_quant.storage import fs
 
 DEFAULT_SOURCE = "black-forest-labs/FLUX.2-klein-4B"
-MODES = ("ternary", "binary")
 
 
 def choose_recipe(
@@ -36,11 +36,32 @@ def choose_recipe(
     )
     flags = {k: v for k, v in (("mode", mode), ("solver", solver)) if v is not None}
     used = Recipe.model_validate(base.model_dump() | flags)
+    _check_modes(check_solver(used))
     place = "default" if recipe is None else f"recipe {getattr(recipe, 'description', recipe)}"
     return used, tuple(
         Setting(name, str(getattr(used, name)), "flag" if name in flags else place)
         for name in ("mode", "solver", "group_size")
     )
+
+
+def check_solver(recipe: Recipe, place: str = "") -> Recipe:
+    """The same recipe, when its solver is one of ours. place: its file, for the error."""
+    if recipe.solver not in SOLVER_NAMES:
+        guess = suggest(recipe.solver, SOLVER_NAMES)
+        raise UsageError(
+            f"solver: unknown solver {recipe.solver!r}{guess}", where=place, hint="mend the recipe"
+        )
+    return recipe
+
+
+def _check_modes(recipe: Recipe) -> None:
+    """Refuse a solver that cannot solve the layers' modes."""
+    modes = {recipe.mode, *(rule.action for rule in recipe.layers)} - {"keep"}
+    if lacking := sorted(modes - set(SOLVERS[recipe.solver].modes)):
+        raise UsageError(
+            f"the solver {recipe.solver!r} cannot make {lacking[0]} layers",
+            hint="choose another --solver",
+        )
 
 
 def default_out(place: str, mode: str) -> Path:
@@ -69,7 +90,7 @@ def shipped(name: str) -> Path | None:
 def load_recipe(place: str | Path) -> Recipe:
     """A recipe from a file, or a shipped one by its name."""
     data, path = read_mapping(place)
-    return parse_recipe(data, str(path))
+    return check_solver(parse_recipe(data, str(path)), str(path))
 
 
 def read_mapping(place: str | Path) -> tuple[dict[Any, Any], Path]:

@@ -18,6 +18,7 @@ SCHEMA_VERSION = 1
 
 Mode = Literal["ternary", "binary"]
 Action = Literal["ternary", "binary", "keep"]
+MODES: tuple[Mode, ...] = ("ternary", "binary")
 
 Progress = Callable[[int, int, int], None]
 """Called with the bytes done and the tensors finished since the last call, and the bytes in all;
@@ -28,8 +29,6 @@ def no_progress(n_bytes: int, n_tensors: int, total_bytes: int) -> None:
     """Tell nobody."""
 
 
-SOLVER_NAMES = ("exact", "absmean", "weighted", "gptq")
-CALIBRATED = ("weighted", "gptq")
 FORMAT_NAMES = ("bonsai", "mlx", "gemlite", "unpacked", "gguf")
 DEFAULT_FORMATS = ("bonsai", "mlx", "gemlite")
 
@@ -281,6 +280,3 @@ class Span:
     start: int
     stop: int
     at: int
-
-
-MODES: tuple[Mode, ...] = ("ternary", "binary")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pydantic
 
-from bonsai_quant.conversion.settings import choose_recipe, read_mapping
+from bonsai_quant.conversion.settings import check_solver, choose_recipe, read_mapping
 from bonsai_quant.core.errors import UsageError, first_problem
 from bonsai_quant.core.recipe import TRAINING, Calibrating, Distillation, Recipe, parse_recipe
 
@@ -29,7 +29,8 @@ def load_recovery(recipe: str | Path | Recipe | None, mode: str | None) -> Recov
         return Recovery(choose_recipe(recipe, mode, None)[0])
     data, place = read_mapping(recipe)
     said = {key: data.pop(key) for key in TRAINING if key in data}
-    used = choose_recipe(parse_recipe(data, str(place)), mode, None)[0]
+    read = check_solver(parse_recipe(data, str(place)), str(place))
+    used = choose_recipe(read, mode, None)[0]
     kinds = {"calibration": Calibrating, "distillation": Distillation}
     return Recovery(used, **{k: _settings(kinds[k], v, k, str(place)) for k, v in said.items()})
 

@@ -12,8 +12,9 @@ from bonsai_quant.conversion.convert import Converted, convert
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE
 from bonsai_quant.core.errors import UsageError
 from bonsai_quant.core.recipe import Calibrating
-from bonsai_quant.core.schema import CALIBRATED, DEFAULT_FORMATS, Progress, no_progress
+from bonsai_quant.core.schema import DEFAULT_FORMATS, Progress, no_progress
 from bonsai_quant.packs.output import check_free
+from bonsai_quant.quantization.solvers import CALIBRATED
 
 from .calibrate import calibrate
 from .distill import distill

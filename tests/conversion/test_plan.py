@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from bonsai_quant import plan
 from bonsai_quant.conversion.plan import explain
 from bonsai_quant.conversion.settings import load_recipe
 from bonsai_quant.core.errors import BadInput, Unsupported, UsageError
-from bonsai_quant.core.recipe import parse_recipe
+from bonsai_quant.core.recipe import Recipe, parse_recipe
 from bonsai_quant.core.schema import PackInfo, PackTensor, StoredTensor
 from bonsai_quant.packs.formats import FORMATS
+from bonsai_quant.quantization.solvers import SOLVERS
 from bonsai_quant.sources.families import flux2
 from bonsai_quant.sources.families.model import Model
 from bonsai_quant.training.recipe import load_recovery
@@ -135,6 +137,19 @@ def test_mistakes_in_recipes_are_named(tmp_path, text, message):
         load_recipe(path)
     assert message in str(e.value)
     assert "recipe.yaml" in str(e.value)
+
+
+def test_a_recipe_made_by_a_program_is_checked_too(tiny):
+    with pytest.raises(UsageError, match="unknown solver 'exat'; did you mean 'exact'"):
+        plan(str(tiny), recipe=Recipe(mode="ternary", solver="exat"))
+
+
+@pytest.mark.parametrize("layers", [(), ({"match": "*attn*", "action": "binary"},)])
+def test_a_solver_must_know_every_mode_asked_for(tiny, monkeypatch, layers):
+    one_mode = replace(SOLVERS["exact"], modes=("binary",) if not layers else ("ternary",))
+    monkeypatch.setitem(SOLVERS, "exact", one_mode)
+    with pytest.raises(UsageError, match="solver 'exact' cannot make .* layers"):
+        plan(str(tiny), recipe=parse_recipe({"mode": "ternary", "layers": layers}, "here"))
 
 
 @pytest.mark.parametrize("text", ["mode: ternary\nmode: binary\n", "[1, 2]", "a: [", "\x00"])

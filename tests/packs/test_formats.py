@@ -13,15 +13,13 @@ from bonsai_quant import export
 from bonsai_quant.core.errors import VerificationFailed
 from bonsai_quant.core.schema import (
     BITS,
-    CALIBRATED,
     FORMAT_NAMES,
-    SOLVER_NAMES,
     PackedLayer,
     PackTensor,
 )
 from bonsai_quant.packs.formats import FORMATS
 from bonsai_quant.packs.read import open_pack
-from bonsai_quant.quantization.solvers import SOLVERS
+from bonsai_quant.quantization.solvers import CALIBRATED, SOLVER_NAMES, SOLVERS
 from tests.support import models
 
 
@@ -33,7 +31,9 @@ def reference(packs) -> dict[str, np.ndarray]:
 
 def test_names_and_tables_agree():
     assert tuple(FORMATS) == FORMAT_NAMES
-    assert (*SOLVERS, *CALIBRATED) == SOLVER_NAMES
+    assert tuple(SOLVERS) == SOLVER_NAMES == ("exact", "absmean", "weighted", "gptq")
+    assert CALIBRATED == ("weighted", "gptq")
+    assert all(name == solver.name for name, solver in SOLVERS.items())
 
 
 def test_bonsai_is_read_by_the_safetensors_package(packs):

@@ -9,8 +9,9 @@ import click
 from bonsai_quant.cli.output import common, open_output, progress_bar
 from bonsai_quant.cli.views import conversion as conversion_view
 from bonsai_quant.cli.views import training as training_view
-from bonsai_quant.conversion.settings import DEFAULT_SOURCE, MODES
-from bonsai_quant.core.schema import CALIBRATED, DEFAULT_FORMATS
+from bonsai_quant.conversion.settings import DEFAULT_SOURCE
+from bonsai_quant.core.schema import DEFAULT_FORMATS, MODES
+from bonsai_quant.quantization.solvers import CALIBRATED
 from bonsai_quant.training.calibrate import calibrate as run_calibrate
 from bonsai_quant.training.distill import distill as run_distill
 from bonsai_quant.training.distill import needed, prepare

@@ -1,44 +1,39 @@
-"""Solvers: weights -> codes and scales. A new one is a file here and a line in SOLVERS."""
+"""Solvers: weights -> codes and scales. A new one is a file here and a row in SOLVERS."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 
-from bonsai_quant.core.schema import BITS, CALIBRATED, GROUP, Mode
-from bonsai_quant.quantization import packing as bit_packing
-from bonsai_quant.quantization.bf16 import as_float32
-from bonsai_quant.quantization.grid import LARGEST, LARGEST_BINARY, round_to_grid
+from bonsai_quant.core.schema import BITS, GROUP, MODES, Mode
 from bonsai_quant.quantization.hessian import Hessian
 
-from . import binary, gptq, ternary, weighted
-from .nearest import assign
+from .solver import Solve, Solved, Solver
 
-SOLVERS: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
-    "exact": {"ternary": ternary.scales, "binary": binary.scales},
-    "absmean": {"ternary": binary.scales, "binary": binary.scales},
-}
-"""name -> mode -> function(weight) -> scales [rows, in / 128] float64, not yet on the grid.
-
-`weighted` and `gptq` need a guide besides: see `solve`.
-"""
+__all__ = ["CALIBRATED", "SOLVERS", "SOLVER_NAMES", "Solved", "Solver", "solve"]
 
 
-@dataclass(frozen=True, slots=True)
-class Solved:
-    """Some rows of a layer, solved.
+def _in_file(name: str) -> Solve:
+    """The `solve` of a file here, imported by its first call: kernels need numba, names do not."""
 
-    codes: [rows, in * bits / 8] uint8.  scales: [rows, in / 128] float16.
-    sums: [rows, 5] float64, as `nearest.assign` measures them.
-    below: [rows] int64, groups whose best scale was below the grid.
-    """
+    def solve(weight: np.ndarray, mode: Mode, bits: int, hessian: Hessian | None) -> Solved:
+        solved: Solved = import_module(f"{__name__}.{name}").solve(weight, mode, bits, hessian)
+        return solved
 
-    codes: np.ndarray
-    scales: np.ndarray
-    sums: np.ndarray
-    below: np.ndarray
+    return solve
+
+
+_ROWS = (
+    Solver("exact", MODES, False, _in_file("exact")),
+    Solver("absmean", MODES, False, _in_file("absmean")),
+    Solver("weighted", MODES, True, _in_file("weighted"), ("importance",)),
+    Solver("gptq", MODES, True, _in_file("gptq"), ("damped", "factor")),
+)
+SOLVERS = {row.name: row for row in _ROWS}
+SOLVER_NAMES = tuple(SOLVERS)
+CALIBRATED = tuple(row.name for row in _ROWS if row.needs_hessian)
+"""Solvers that need to know a layer's inputs."""
 
 
 def solve(
@@ -50,33 +45,14 @@ def solve(
 ) -> Solved:
     """weight: [rows, in] finite, uint16 (bf16 bits) or float32; in a multiple of 128.
 
-    The scale is rounded to the grid once, then the codes are chosen again for it. A scale above the
-    grid comes back as inf, for the caller to refuse with the tensor's name.
+    bits: of a stored code; a binary layer of a ternary pack has 2.
+    A scale above the grid comes back as inf, for the caller to refuse with the tensor's name.
     """
     if weight.shape[1] % GROUP:
         raise ValueError(f"in = {weight.shape[1]} is not a multiple of {GROUP}")
-    if solver in CALIBRATED and hessian is None:
-        raise ValueError(f"{solver} needs a guide")
-    if solver == "gptq" and hessian is not None:
-        return _by_feedback(weight, hessian, mode, bits or BITS[mode])
-    best = (
-        SOLVERS[solver][mode](weight)
-        if hessian is None
-        else weighted.scales(weight, hessian.importance, mode)
-    )
-    scales, below = round_to_grid(best, LARGEST if mode == "ternary" else LARGEST_BINARY)
-    codes, sums = assign(weight, scales, mode, bits or BITS[mode])
-    with np.errstate(over="ignore"):
-        return Solved(codes, scales.astype(np.float16), sums, below.sum(1))
-
-
-def _by_feedback(weight: np.ndarray, hessian: Hessian, mode: Mode, bits: int) -> Solved:
-    """Codes that are not the nearest ones: packed and measured here."""
-    t, scales, below = gptq.solve(weight, hessian, mode)
-    w = as_float32(weight).astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        dense = t * np.repeat(scales, GROUP, 1)
-        columns = (w * w, (w - dense) ** 2, w * dense, dense * dense, t != 0)
-        sums = np.stack([c.sum(1, dtype=np.float64) for c in columns], 1)
-        codes = bit_packing.pack((t + 1 if bits == 2 else (t + 1) // 2).astype(np.uint8), bits)
-        return Solved(codes, scales.astype(np.float16), sums, below.sum(1))
+    row = SOLVERS[solver]
+    if mode not in row.modes:
+        raise ValueError(f"{solver} does not solve {mode}")
+    if row.needs_hessian and hessian is None:
+        raise ValueError(f"{solver} needs a Hessian")
+    return row.solve(weight, mode, bits or BITS[mode], hessian)

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from bonsai_quant.core.schema import GROUP
+from bonsai_quant.core.schema import GROUP, Mode
+from bonsai_quant.quantization import packing
 from bonsai_quant.quantization.bf16 import as_float32
 from bonsai_quant.quantization.grid import LARGEST, LARGEST_BINARY, round_to_grid
 from bonsai_quant.quantization.hessian import Hessian
 from bonsai_quant.quantization.jit import kernel
 
+from .solver import Solved
 from .weighted import best_scale
 
 ROUNDS = 3
@@ -27,7 +29,20 @@ SWEEPS = 2
 """Over all codes of a row, in one descent."""
 
 
-def solve(
+def solve(weight: np.ndarray, mode: Mode, bits: int, hessian: Hessian | None) -> Solved:
+    """See `solver.Solve`. Codes are not the nearest ones, so they are packed and measured here."""
+    assert hessian is not None
+    t, scales, below = choose(weight, hessian, mode)
+    w = as_float32(weight).astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        dense = t * np.repeat(scales, GROUP, 1)
+        columns = (w * w, (w - dense) ** 2, w * dense, dense * dense, t != 0)
+        sums = np.stack([c.sum(1, dtype=np.float64) for c in columns], 1)
+        codes = packing.pack((t + 1 if bits == 2 else (t + 1) // 2).astype(np.uint8), bits)
+        return Solved(codes, scales.astype(np.float16), sums, below.sum(1))
+
+
+def choose(
     weight: np.ndarray, hessian: Hessian, mode: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """weight: [rows, in], uint16 or float32 -> t [rows, in] int8, s [rows, in / 128] float64 on the

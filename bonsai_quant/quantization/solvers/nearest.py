@@ -6,10 +6,25 @@ import numpy as np
 
 from bonsai_quant.core.schema import BITS, Mode
 from bonsai_quant.quantization.bf16 import raw_bits
+from bonsai_quant.quantization.grid import LARGEST, LARGEST_BINARY, round_to_grid
 from bonsai_quant.quantization.jit import kernel
+
+from .solver import Solved
 
 # Columns of the row sums that `assign` measures, all float64.
 ENERGY, ERROR, DOT, RECONSTRUCTED, NONZERO = range(5)
+
+
+def with_nearest_codes(weight: np.ndarray, scales: np.ndarray, mode: Mode, bits: int) -> Solved:
+    """scales: [rows, in / 128] float64, not yet on the grid -> the rows, with their best codes.
+
+    A scale is rounded to the grid once, then the codes are chosen for the rounded one. A scale
+    above the grid becomes inf.
+    """
+    rounded, below = round_to_grid(scales, LARGEST if mode == "ternary" else LARGEST_BINARY)
+    codes, sums = assign(weight, rounded, mode, bits)
+    with np.errstate(over="ignore"):
+        return Solved(codes, rounded.astype(np.float16), sums, below.sum(1))
 
 
 def assign(

@@ -8,9 +8,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from bonsai_quant.core.schema import GROUP
+from bonsai_quant.core.schema import GROUP, Mode
 from bonsai_quant.quantization.bf16 import as_float32
+from bonsai_quant.quantization.hessian import Hessian
 from bonsai_quant.quantization.jit import kernel
+
+from .nearest import with_nearest_codes
+from .solver import Solved
+
+
+def solve(weight: np.ndarray, mode: Mode, bits: int, hessian: Hessian | None) -> Solved:
+    """See `solver.Solve`; the diagonal of the Hessian is used."""
+    assert hessian is not None
+    best = scales(weight, hessian.importance, mode)
+    return with_nearest_codes(weight, best, mode, bits)
 
 
 def scales(weight: np.ndarray, importance: np.ndarray, mode: str) -> np.ndarray:

@@ -12,9 +12,10 @@ from bonsai_quant.conversion.settings import DEFAULT_SOURCE, default_out
 from bonsai_quant.core.errors import UsageError, unknown
 from bonsai_quant.core.recipe import Recipe
 from bonsai_quant.core.requirements import RUN, require
-from bonsai_quant.core.schema import CALIBRATED, Progress, no_progress
+from bonsai_quant.core.schema import Progress, no_progress
 from bonsai_quant.packs.output import check_output
 from bonsai_quant.packs.pipeline import locate
+from bonsai_quant.quantization.solvers import CALIBRATED
 
 from .job import CalibrationJob
 

@@ -15,7 +15,7 @@ from bonsai_quant.core.schema import Progress, TensorSpec
 from bonsai_quant.core.version import TOOL, __version__
 from bonsai_quant.quantization.dequantize import decoded
 from bonsai_quant.quantization.hessian import Hessian
-from bonsai_quant.quantization.solvers import solve
+from bonsai_quant.quantization.solvers import SOLVERS, solve
 from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.runners.runner import start
 from bonsai_quant.runners.sampling import levels
@@ -140,14 +140,15 @@ def _prepare(work: CalibrationJob, prompts: Prompts) -> tuple[Denoiser, list[Str
 
 def _round(work: CalibrationJob, name: str, linear: nn.Linear, moments: np.ndarray) -> None:
     """Put the weights in place that the solver will choose when this is converted."""
+    assert work.solver is not None
+    solver = SOLVERS[work.solver]
     mode: Any = next(t.tensor.action for t in work.plan.tensors if t.tensor.linear == name)
     hessian = Hessian(moments.astype(np.float64))
     weight = linear.weight.detach().float().cpu().numpy()
-    _ = hessian.factor if work.solver == "gptq" else hessian.importance
+    solver.prepare(hessian)
 
     def rows(at: int) -> np.ndarray:
-        assert work.solver is not None
-        solved = solve(weight[at : at + ROWS], work.solver, mode, None, hessian)
+        solved = solve(weight[at : at + ROWS], solver.name, mode, None, hessian)
         return decoded(solved.codes, solved.scales, 2 if mode == "ternary" else 1)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

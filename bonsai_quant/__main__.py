@@ -2,4 +2,4 @@
 
 from bonsai_quant.cli.main import main
 
-main()
+main(name="python -m bonsai_quant")

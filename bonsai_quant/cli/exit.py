@@ -16,14 +16,14 @@ import click
 from bonsai_quant.core.errors import BonsaiError, EnvironmentFault, printable
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
-"""Those that stop a run, with the exit code of each."""
+"""The signals that stop a run, with the exit code of each."""
 GRACE_S = 1.0
-"""For the threads to end after a signal; then the process ends without them."""
+"""How long threads may take to end after a signal; then the process ends without them."""
 INTERRUPTED = "interrupted -> a conversion continues with --resume"
 
 
 class Stopped(BaseException):
-    """A signal asks to stop. No KeyboardInterrupt, which click would turn into its own Abort."""
+    """A signal asks to stop. It is no KeyboardInterrupt: click would turn that into an Abort."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -32,9 +32,9 @@ class Stopped(BaseException):
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """The first signal unwinds the stack; a second one, or the end of the grace, exits at once.
+    """The first signal unwinds the stack; a second one, or the end of GRACE_S, exits at once.
 
-    Nothing is lost by that: what a killed run leaves can be resumed as well.
+    Nothing is lost by that: a killed run can be resumed as well.
     """
     handled = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN]  # as `nohup` leaves it
 
@@ -45,23 +45,23 @@ def stopping_on_signals() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, GRACE_S)
         raise Stopped(code)
 
-    before = {n: signal.signal(n, stop) for n in handled}
+    previous = {n: signal.signal(n, stop) for n in handled}
     try:
         yield
     finally:
-        for n, handler in before.items():
+        for n, handler in previous.items():
             signal.signal(n, handler)
 
 
 def _exit_at_once(code: int, number: int, frame: FrameType | None) -> NoReturn:
-    _complain(INTERRUPTED)
+    _print_line(INTERRUPTED)
     os._exit(code)
 
 
 def fill_standard_streams() -> None:
-    """Open descriptors 0 to 2 where they are closed, or the next file would get the number.
+    """Open the descriptors 0 to 2 that are closed, or the next file would get their number.
 
-    What is printed to such a stream fails, as it must: nobody would see it.
+    Printing to such a stream fails, as it must: nobody would see it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -70,42 +70,42 @@ def fill_standard_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
-def explain(e: BaseException) -> int:
+def report_failure(e: BaseException) -> int:
     """Print one line about a failure; -> its exit code."""
     if isinstance(e, SystemExit):
         if not isinstance(e.__context__, OSError):
             return e.code if isinstance(e.code, int) else 1
-        e = e.__context__  # click met a closed pipe
+        e = e.__context__  # click exits by itself when a pipe is closed
     if isinstance(e, click.exceptions.Exit):
         return e.exit_code
     if isinstance(e, Stopped | KeyboardInterrupt | click.Abort):
-        _complain(INTERRUPTED)
+        _print_line(INTERRUPTED)
         return e.code if isinstance(e, Stopped) else 130
     if isinstance(e, click.ClickException):
-        _complain(f"error[usage]: {printable(e.format_message())} -> see --help")
+        _print_line(f"error[usage]: {printable(e.format_message())} -> see --help")
         return 2
     if isinstance(e, MemoryError):
         e = EnvironmentFault("not enough memory", hint="use fewer --threads")
     if isinstance(e, OSError):
         e = EnvironmentFault(e.strerror or str(e), where=str(e.filename or ""))
     if isinstance(e, BonsaiError):
-        _complain(f"error[{e.kind}]: {e}")
+        _print_line(f"error[{e.kind}]: {e}")
         return e.exit_code
-    _complain(
+    _print_line(
         f"error[bug]: {type(e).__name__}: {printable(e)} -> run again with --debug and report"
     )
     return 1
 
 
-def _complain(line: str) -> None:
+def _print_line(line: str) -> None:
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
-        pass  # stderr is full or closed: the exit code still tells
+        pass  # stderr is full or closed: the exit code still says what happened
 
 
-def leave(code: int) -> NoReturn:
-    """Exit, without Python's own complaint about a lost stream, or its wait for threads."""
+def exit_with(code: int) -> NoReturn:
+    """Exit without Python's own complaint about a lost stream, and without waiting for threads."""
     at_once = code in SIGNALS.values()
     for stream in (sys.stderr, sys.stdout):
         try:

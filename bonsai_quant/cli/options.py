@@ -4,37 +4,98 @@ from __future__ import annotations
 
 import click
 
+from bonsai_quant.conversion.settings import DEFAULT_SOURCE
 from bonsai_quant.core.schema import DEFAULT_FORMATS, FORMAT_NAMES, MODES
 from bonsai_quant.quantization.solvers import SOLVER_NAMES
 
+from . import completion
 from .output import Command
 
-MERGED = "A LoRA to merge before rounding; repeat for more."
+RECIPE_HELP = "Path of a YAML recipe, or the name of a shipped one."
+
+source = click.argument("source", default=DEFAULT_SOURCE, shell_complete=completion.model)
+threads = click.option(
+    "--threads", type=int, metavar="N", help="Number of threads [one for each core]."
+)
+max_memory = click.option(
+    "--max-memory", type=int, metavar="BYTES", help="Refuse to start if more memory is needed."
+)
+overwrite_pack = click.option(
+    "--overwrite", is_flag=True, help="Replace an earlier pack of this program."
+)
+overwrite = click.option("--overwrite", is_flag=True, help="Replace an earlier result.")
+resume = click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+recipe = click.option(
+    "--recipe", metavar="FILE", help=RECIPE_HELP, shell_complete=completion.recipe
+)
+mode = click.option(
+    "--mode",
+    metavar="MODE",
+    help=f"Mode of the packs: {' or '.join(MODES)} [the recipe's].",
+    shell_complete=completion.mode,
+)
+pipeline = click.option(
+    "--pipeline",
+    metavar="PIPELINE",
+    help="Pipeline that lends a pack its text encoder and VAE [the pack's source].",
+    shell_complete=completion.model,
+)
+prompts = click.option(
+    "--prompts",
+    metavar="FILE",
+    help="File of training prompts, one a line [the shipped ones].",
+    shell_complete=completion.file,
+)
 
 
-def choosing(command: Command) -> Command:
-    """The options that decide what a conversion does."""
+def conversion_options(command: Command) -> Command:
+    """Add the options that decide what a conversion does."""
     for option in (
-        click.option("--mode", metavar="MODE", help=f"{' or '.join(MODES)}."),
-        click.option("--recipe", metavar="FILE", help="A YAML recipe, or a shipped one's name."),
-        click.option("--solver", metavar="NAME", help=f"{', '.join(SOLVER_NAMES)}."),
-        click.option("--calibration", metavar="FOLDER", help="What `calibrate` made."),
-        click.option("--lora", multiple=True, metavar="FILE[:SCALE]", help=MERGED),
-        click.option("--lora-partial", is_flag=True, help="Leave out a LoRA's other modules."),
+        mode,
+        recipe,
+        click.option(
+            "--solver",
+            metavar="NAME",
+            help=f"How codes are chosen: {', '.join(SOLVER_NAMES)} [the recipe's].",
+            shell_complete=completion.solver,
+        ),
+        click.option(
+            "--calibration",
+            metavar="FOLDER",
+            help="Output folder of `calibrate`, for the solvers that need one.",
+            shell_complete=completion.file,
+        ),
+        click.option(
+            "--lora",
+            multiple=True,
+            metavar="FILE[:SCALE]",
+            help="LoRA to merge before rounding; repeat for more.",
+            shell_complete=completion.file,
+        ),
+        click.option(
+            "--lora-partial",
+            is_flag=True,
+            help="Ignore the modules of a LoRA that this model does not have.",
+        ),
         click.option(
             "-f",
             "--format",
             "formats",
             multiple=True,
-            metavar="F",
-            help=f"{', '.join(FORMAT_NAMES)}; repeat or separate by commas "
+            metavar="FORMAT",
+            help=f"Format to write: {', '.join(FORMAT_NAMES)}; repeat or separate by commas "
             f"[{','.join(DEFAULT_FORMATS)}].",
+            shell_complete=completion.format_name,
         ),
-        click.option("--revision", help="Branch, tag or commit on the Hub."),
-        click.option("--threads", type=int, metavar="N", help="Threads that solve [all cores]."),
-        click.option("--max-memory", type=int, metavar="BYTES", help="Refuse if more is needed."),
-        click.option("--transformer-only", is_flag=True, help="No other parts beside the weights."),
-        click.option("--strict", is_flag=True, help="Take warnings about the source as errors."),
+        click.option("--revision", help="Branch, tag or commit of SOURCE on the Hub."),
+        threads,
+        max_memory,
+        click.option(
+            "--transformer-only",
+            is_flag=True,
+            help="Write the transformer alone, without text encoder, VAE and so on.",
+        ),
+        click.option("--strict", is_flag=True, help="Treat warnings about SOURCE as errors."),
     ):
         command = option(command)
     return command

@@ -1,4 +1,4 @@
-"""The manners that every command has: its common options, how it prints, its progress bar."""
+"""What all commands share: the common options, how a command prints, its progress bar."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from bonsai_quant.core.schema import SCHEMA_VERSION, Progress, no_progress
 Command = Callable[..., Any]
 
 
-def common(command: Command) -> Command:
-    """The options that every command has."""
+def common_options(command: Command) -> Command:
+    """Add the options that every command has."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
-        click.option("--quiet", is_flag=True, help="Print errors only."),
-        click.option("-v", "--verbose", is_flag=True, help="Say what is found and chosen."),
-        click.option("--debug", is_flag=True, help="Show tracebacks."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object, not text."),
+        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+        click.option("-v", "--verbose", is_flag=True, help="Log what is detected and chosen."),
+        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
     ):
         command = option(command)
     return command
 
 
-class Show:
+class Printer:
     """Prints an answer: text for people, or one JSON object."""
 
     def __init__(self, as_json: bool, quiet: bool) -> None:
@@ -48,32 +48,32 @@ class Show:
             ) from e
 
 
-def open_output(options: dict[str, Any]) -> Show:
-    """Take the common options out, set the log up, and return the printer."""
+def open_output(options: dict[str, Any]) -> Printer:
+    """Set up the log and the printer as the common options say, which leave `options`."""
     as_json, quiet = options.pop("as_json"), options.pop("quiet")
     verbose, _ = options.pop("verbose"), options.pop("debug")
     level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
-    return Show(as_json, quiet)
+    return Printer(as_json, quiet)
 
 
 @contextmanager
-def progress_bar(doing: str, show: Show, unit: str = "B") -> Iterator[Progress]:
-    """A progress bar on stderr, on a terminal only: bytes and tensors, or another unit."""
-    if show.quiet or show.as_json or not sys.stderr.isatty():
+def progress_bar(label: str, printer: Printer, unit: str = "B") -> Iterator[Progress]:
+    """A progress bar on stderr, shown on a terminal only. unit: what is counted, bytes or other."""
+    if printer.quiet or printer.as_json or not sys.stderr.isatty():
         yield no_progress
         return
     from tqdm import tqdm
 
-    with tqdm(desc=doing, unit=unit, unit_scale=unit == "B", leave=False) as bar:
-        done = 0
+    with tqdm(desc=label, unit=unit, unit_scale=unit == "B", leave=False) as bar:
+        n_done = 0
 
         def progress(n: int, n_tensors: int, total: int) -> None:
-            nonlocal done
-            done += n_tensors
+            nonlocal n_done
+            n_done += n_tensors
             bar.total = total
             bar.update(n)
-            if done:
-                bar.set_postfix_str(f"{done} tensors", refresh=False)
+            if n_done:
+                bar.set_postfix_str(f"{n_done} tensors", refresh=False)
 
         yield progress

@@ -80,11 +80,20 @@ def parse_formats(formats: Sequence[str] | str) -> tuple[str, ...]:
 
 def shipped(name: str) -> Path | None:
     """Path of a recipe that comes with the program, by its name without `.yaml`; or None."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "data" / "recipes", package.parent / "recipes"):
+    for folder in _recipe_folders():
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     return None
+
+
+def shipped_recipes() -> tuple[str, ...]:
+    """The names of all recipes that come with the program."""
+    return tuple(sorted({path.stem for f in _recipe_folders() for path in f.glob("*.yaml")}))
+
+
+def _recipe_folders() -> tuple[Path, Path]:
+    package = Path(__file__).resolve().parents[1]
+    return package / "data" / "recipes", package.parent / "recipes"
 
 
 def load_recipe(place: str | Path) -> Recipe:

@@ -1,4 +1,4 @@
-"""The manners of the command line, and the commands that other files do not test."""
+"""What all commands share, and the commands that other files do not test."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ COMMANDS = ("calibrate", "convert", "demo", "diff", "distill", "doctor", "export
 
 
 def test_every_command_is_a_function_of_the_package():
-    assert set(cli.commands) == set(COMMANDS)
+    assert set(cli.commands) == {*COMMANDS, "completion"}
     for name in COMMANDS:
         assert callable(getattr(bonsai_quant, name))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", (*COMMANDS, "completion"))
 def test_help_ends_with_an_example(run, command):
     result = run(command, "--help")
     assert result.code == 0

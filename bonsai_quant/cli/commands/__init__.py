@@ -2,6 +2,7 @@
 
 from click import Command
 
+from .completion import completion
 from .conversion import convert, export, plan
 from .hub import publish, pull
 from .packs import diff, inspect, report, verify
@@ -10,5 +11,5 @@ from .training import calibrate, distill, fold, recover
 
 COMMANDS: tuple[Command, ...] = (
     convert, plan, export, inspect, verify, generate, report, diff, doctor, score, demo,
-    calibrate, fold, distill, recover, publish, pull,
+    calibrate, fold, distill, recover, publish, pull, completion,
 )  # fmt: skip

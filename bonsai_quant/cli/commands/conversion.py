@@ -7,28 +7,28 @@ from typing import Any
 
 import click
 
-from bonsai_quant.cli.options import choosing
-from bonsai_quant.cli.output import common, open_output, progress_bar
+from bonsai_quant.cli import completion
+from bonsai_quant.cli import options as shared
+from bonsai_quant.cli.output import common_options, open_output, progress_bar
 from bonsai_quant.cli.views import conversion as views
 from bonsai_quant.conversion.checks import Checks
 from bonsai_quant.conversion.convert import convert as run_convert
 from bonsai_quant.conversion.export import export as run_export
 from bonsai_quant.conversion.plan import explain
 from bonsai_quant.conversion.plan import plan as run_plan
-from bonsai_quant.conversion.settings import DEFAULT_SOURCE
 from bonsai_quant.core.schema import DEFAULT_FORMATS, FORMAT_NAMES
 
 
 @click.command()
-@click.argument("source", default=DEFAULT_SOURCE)
+@shared.source
 @click.option("-o", "--out", metavar="OUT", help="Output folder [./NAME-MODE].")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier pack of this program.")
-@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
-@click.option("-n", "--dry-run", is_flag=True, help="Only plan.")
-@click.option("--allow-zero", is_flag=True, help="Accept matrices of nothing but zeros.")
-@click.option("--no-sanity", is_flag=True, help="Accept magnitudes that no trained layer has.")
-@choosing
-@common
+@shared.overwrite_pack
+@shared.resume
+@click.option("-n", "--dry-run", is_flag=True, help="Show the plan and write nothing.")
+@click.option("--allow-zero", is_flag=True, help="Accept matrices that are all zeros.")
+@click.option("--no-sanity", is_flag=True, help="Accept weights too large for a trained layer.")
+@shared.conversion_options
+@common_options
 def convert(
     source: str,
     out: str | None,
@@ -52,7 +52,7 @@ def convert(
         show(views.planned(run_plan(source, **options)))
         return
     with progress_bar("converting", show) as progress:
-        made = run_convert(
+        result = run_convert(
             source,
             out=out,
             overwrite=overwrite,
@@ -61,14 +61,14 @@ def convert(
             checks=Checks(not allow_zero, not no_sanity),
             **options,
         )
-    show(views.converted(made))
+    show(views.converted(result))
 
 
 @click.command()
-@click.argument("source", default=DEFAULT_SOURCE)
-@click.option("--explain", "name", metavar="NAME", help="Which rule decided about this tensor.")
-@choosing
-@common
+@shared.source
+@click.option("--explain", "name", metavar="NAME", help="Say which rule decided on this tensor.")
+@shared.conversion_options
+@common_options
 def plan(source: str, name: str | None, **options: Any) -> None:
     """Show what a conversion would do, to the byte, from headers alone.
 
@@ -78,22 +78,33 @@ def plan(source: str, name: str | None, **options: Any) -> None:
     """
     show = open_output(options)
     options["formats"] = options["formats"] or DEFAULT_FORMATS
-    made = run_plan(source, **options)
-    show(views.explained(explain(made, name)) if name else views.planned(made))
+    result = run_plan(source, **options)
+    show(views.explained(explain(result, name)) if name else views.planned(result))
 
 
 @click.command()
-@click.argument("pack")
+@click.argument("pack", shell_complete=completion.pack)
 @click.option(
-    "-f", "--format", "format_name", required=True, metavar="F", help=f"{', '.join(FORMAT_NAMES)}."
+    "-f",
+    "--format",
+    "format_name",
+    required=True,
+    metavar="FORMAT",
+    help=f"Format to write: {', '.join(FORMAT_NAMES)}.",
+    shell_complete=completion.format_name,
 )
 @click.option("-o", "--out", required=True, metavar="OUT", help="Output folder.")
-@click.option("--pipeline", metavar="P", help="Add its text encoder, VAE and so on [none].")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier pack of this program.")
-@click.option("--threads", type=int, metavar="N", help="Threads [all cores].")
-@common
+@click.option(
+    "--pipeline",
+    metavar="PIPELINE",
+    help="Pipeline whose text encoder, VAE and so on are added [none].",
+    shell_complete=completion.model,
+)
+@shared.overwrite_pack
+@shared.threads
+@common_options
 def export(pack: str, format_name: str, out: str, **options: Any) -> None:
-    """Write PACK in another format; no source is needed and nothing of it is rounded.
+    """Write PACK in another format: no source is needed, and nothing is rounded.
 
     \b
     bonsai-quant export packs/bonsai --format unpacked -o dense

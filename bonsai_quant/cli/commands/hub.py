@@ -1,4 +1,4 @@
-"""The commands that meet the Hub: publish and pull."""
+"""The commands that talk to the Hub: publish and pull."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
-from bonsai_quant.cli.output import common, open_output, progress_bar
+from bonsai_quant.cli import completion
+from bonsai_quant.cli import options as shared
+from bonsai_quant.cli.output import common_options, open_output, progress_bar
 from bonsai_quant.cli.views import hub as views
 from bonsai_quant.publishing.publish import plan_publication
 from bonsai_quant.publishing.publish import publish as run_publish
@@ -17,22 +19,32 @@ PLANNED = ("report", "score", "license", "incomplete")
 
 
 @click.command()
-@click.argument("pack")
+@click.argument("pack", shell_complete=completion.pack)
 @click.argument("repo", metavar="OWNER/NAME")
-@click.option("--private", is_flag=True, help="Of a new repo; one that is there must be so.")
-@click.option("--revision", metavar="BRANCH", help="A branch that is there [main].")
-@click.option("--create-pr", is_flag=True, help="In a pull request.")
-@click.option("--into-existing", is_flag=True, help="Beside files of others.")
-@click.option("--report", metavar="FOLDER", help="What `report` made of it, for the card.")
-@click.option("--score", metavar="FILE", help="What `score --json` printed, for the card.")
-@click.option("--license", metavar="ID", help="Where the card of the source says none.")
+@click.option("--private", is_flag=True, help="Make a new repo private; an old one must be so.")
+@click.option("--revision", metavar="BRANCH", help="Existing branch to commit to [main].")
+@click.option("--create-pr", is_flag=True, help="Open a pull request with the commit.")
+@click.option("--into-existing", is_flag=True, help="Accept a repo that holds other files.")
+@click.option(
+    "--report",
+    metavar="FOLDER",
+    help="Output folder of `report`, for the card.",
+    shell_complete=completion.file,
+)
+@click.option(
+    "--score",
+    metavar="FILE",
+    help="File that `score --json` printed, for the card.",
+    shell_complete=completion.file,
+)
+@click.option("--license", metavar="ID", help="License, where the source's card names none.")
 @click.option("--incomplete", is_flag=True, help="Accept a pack without text encoder and VAE.")
-@click.option("-n", "--dry-run", is_flag=True, help="Only list the files and show the card.")
-@common
+@click.option("-n", "--dry-run", is_flag=True, help="List the files, show the card, send nothing.")
+@common_options
 def publish(pack: str, repo: str, dry_run: bool, **options: Any) -> None:
     """Publish PACK, one folder, as a repo of the Hub: verified, one commit, then compared.
 
-    Running it again after an interruption goes on, and never makes a second commit.
+    Run it again after an interruption: it goes on, and never makes a second commit.
 
     \b
     bonsai-quant publish packs/mlx my-name/my-model-ternary-mlx --report report -n
@@ -44,23 +56,23 @@ def publish(pack: str, repo: str, dry_run: bool, **options: Any) -> None:
             chosen = {k: options[k] for k in PLANNED}
             show(views.listed(plan_publication(pack, repo, progress=progress, **chosen)))
             return
-        made = run_publish(pack, repo, progress=progress, **options)
-    show(views.published(made))
+        result = run_publish(pack, repo, progress=progress, **options)
+    show(views.published(result))
 
 
 @click.command()
 @click.argument("repo", metavar="OWNER/NAME[@REVISION]")
-@click.option("-o", "--out", metavar="OUT", help="A new folder [./NAME].")
-@click.option("--revision", help="Branch, tag or commit.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier pack of this program.")
-@common
+@click.option("-o", "--out", metavar="OUT", help="Output folder, a new one [./NAME].")
+@click.option("--revision", help="Branch, tag or commit of the repo.")
+@shared.overwrite_pack
+@common_options
 def pull(repo: str, **options: Any) -> None:
-    """Bring a pack from the Hub, of one commit, every file checked against its hash.
+    """Download a pack from one commit on the Hub, and check every file against its hash.
 
     \b
     bonsai-quant pull my-name/my-model-ternary-mlx -o pack
     """
     show = open_output(options)
     with progress_bar("fetching", show) as progress:
-        made = run_pull(repo, progress=progress, **options)
-    show(views.pulled(made))
+        result = run_pull(repo, progress=progress, **options)
+    show(views.pulled(result))

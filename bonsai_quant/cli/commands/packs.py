@@ -7,8 +7,11 @@ from typing import Any
 
 import click
 
-from bonsai_quant.cli.output import common, open_output, progress_bar
+from bonsai_quant.cli import completion
+from bonsai_quant.cli import options as shared
+from bonsai_quant.cli.output import common_options, open_output, progress_bar
 from bonsai_quant.cli.views import packs as views
+from bonsai_quant.core.errors import VerificationFailed
 from bonsai_quant.packs.diff import diff as run_diff
 from bonsai_quant.packs.inspect import inspect as run_inspect
 from bonsai_quant.publishing.report import report as run_report
@@ -17,11 +20,11 @@ from bonsai_quant.verification.verify import verify as run_verify
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", shell_complete=completion.model_or_pack)
 @click.option("--tensors", is_flag=True, help="List every stored tensor.")
-@common
+@common_options
 def inspect(path: str, tensors: bool, **options: Any) -> None:
-    """Show what is in a checkpoint, or in a pack of any format, ours or published by others.
+    """Show what is in a checkpoint or pack of any format, from this program or another.
 
     \b
     bonsai-quant inspect packs/mlx --tensors
@@ -30,18 +33,47 @@ def inspect(path: str, tensors: bool, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("pack")
-@click.option("--against", metavar="SOURCE", help="Quantize SOURCE again and compare.")
-@click.option("--calibration", metavar="FOLDER", help="What guided the solver of the pack.")
-@click.option("--lora", multiple=True, metavar="FILE[:SCALE]", help="What was merged into it.")
-@click.option("--level", default="codes", show_default=True, help=f"{', '.join(LEVELS)}.")
-@click.option("--pipeline", metavar="P", help="Text encoder, VAE and so on of a pack [its source].")
-@click.option("--backend", "backends", multiple=True, help=f"{', '.join(BACKENDS)} [all].")
+@click.argument("pack", shell_complete=completion.pack)
+@click.option(
+    "--against",
+    metavar="SOURCE",
+    help="Full-precision model to quantize again and compare with.",
+    shell_complete=completion.model,
+)
+@click.option(
+    "--calibration",
+    metavar="FOLDER",
+    help="Calibration that PACK was converted with.",
+    shell_complete=completion.file,
+)
+@click.option(
+    "--lora",
+    multiple=True,
+    metavar="FILE[:SCALE]",
+    help="LoRA that was merged into PACK; repeat for more.",
+    shell_complete=completion.file,
+)
+@click.option(
+    "--level",
+    default="codes",
+    show_default=True,
+    help=f"Last level to check: {', '.join(LEVELS)}.",
+    shell_complete=completion.level,
+)
+@shared.pipeline
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="NAME",
+    help=f"Backend to check: {', '.join(BACKENDS)}; repeat for more [all].",
+    shell_complete=completion.backend,
+)
 @click.option("--layers", default=3, show_default=True, help="Layers that each kernel is run on.")
-@click.option("--threads", type=int, metavar="N", help="Threads [all cores].")
-@common
+@shared.threads
+@common_options
 def verify(pack: str, backends: tuple[str, ...], **options: Any) -> None:
-    """Prove that PACK is right; exits with 5 at the first wrong thing.
+    """Prove that PACK is right; exit with 5 if a check fails.
 
     \b
     bonsai-quant verify packs --against FLUX.2-klein-4B
@@ -52,35 +84,46 @@ def verify(pack: str, backends: tuple[str, ...], **options: Any) -> None:
         verdict = run_verify(pack, backends=backends or BACKENDS, progress=progress, **options)
     show(views.verified(verdict))
     if verdict.failed:
-        sys.exit(5)
+        sys.exit(VerificationFailed.exit_code)
 
 
 @click.command()
-@click.argument("packs", nargs=-1, required=True)
-@click.option("-o", "--out", required=True, metavar="FOLDER", help="Where the three files go.")
-@click.option("--against", metavar="SOURCE", help="The full-precision model, to compare with.")
-@click.option("--level", default="codes", show_default=True, help="Of the checks; see verify.")
-@click.option("--pipeline", metavar="P", help="Text encoder, VAE and so on of a pack [its source].")
+@click.argument("packs", nargs=-1, required=True, shell_complete=completion.pack)
+@click.option("-o", "--out", required=True, metavar="FOLDER", help="Output folder.")
+@click.option(
+    "--against",
+    metavar="SOURCE",
+    help="Full-precision model to compare with.",
+    shell_complete=completion.model,
+)
+@click.option(
+    "--level",
+    default="codes",
+    show_default=True,
+    help=f"Last level to check: {', '.join(LEVELS)}.",
+    shell_complete=completion.level,
+)
+@shared.pipeline
 @click.option("--overwrite", is_flag=True, help="Replace an earlier report.")
-@common
+@common_options
 def report(packs: tuple[str, ...], **options: Any) -> None:
-    """Write a page about PACKS that needs nothing else: report.html, report.json, layers.csv.
+    """Write one self-contained page about PACKS: report.html, with report.json and layers.csv.
 
     \b
     bonsai-quant report ternary binary --against mini-klein -o report
     """
     show = open_output(options)
     with progress_bar("reading", show) as progress:
-        made = run_report(packs, progress=progress, **options)
-    show(views.reported(made))
+        result = run_report(packs, progress=progress, **options)
+    show(views.reported(result))
 
 
 @click.command()
-@click.argument("a")
-@click.argument("b")
-@click.option("--top", default=10, show_default=True, help="Layers to list.")
-@click.option("--threads", type=int, metavar="N", help="Threads [all cores].")
-@common
+@click.argument("a", shell_complete=completion.pack)
+@click.argument("b", shell_complete=completion.pack)
+@click.option("--top", default=10, show_default=True, help="How many layers to list.")
+@shared.threads
+@common_options
 def diff(a: str, b: str, top: int, threads: int | None, **options: Any) -> None:
     """Compare two packs of one mode: flipped codes and drifted scales, layer by layer.
 

@@ -24,8 +24,8 @@ demo: setup      ## convert, verify, compare and score mini-klein, the model in 
 test: setup      ## all tests: no network, no GPU
 	$(RUN)/python -m pytest -n auto --dist worksteal
 
-check: setup     ## lint, format and types
-	$(RUN)/ruff check . && $(RUN)/ruff format --check . && $(RUN)/mypy
+check: setup     ## lint, format, types, and which folder may import which
+	$(RUN)/ruff check . && $(RUN)/ruff format --check . && $(RUN)/mypy && $(RUN)/lint-imports
 
 fmt: setup       ## format the code
 	$(RUN)/ruff check --fix . ; $(RUN)/ruff format .

@@ -210,13 +210,20 @@ def test_settings_come_from_the_pipeline(standin, tmp_path):
 
 
 @pytest.mark.parametrize("text", [
-    '{"world": "huge"}', '{"height": 0}', '{"height": "64"}', '{"hight": 64}', "[]", "{",
+    '{"height": 0}', '{"height": "64"}', '{"hight": 64}', "[]", "{",
     '{"num_inference_steps": 100000}', '{"guidance_scale": -1}', '{"height": 1e3}',
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(tmp_path, text):
     (tmp_path / "benchmark.json").write_text(text)
     with pytest.raises(BadInput, match=r"benchmark\.json"):
         read_benchmark(tmp_path)
+
+
+def test_a_world_that_is_not_there_is_refused(standin, tmp_path):
+    folder = shutil.copytree(standin, tmp_path / "p")
+    (folder / "benchmark.json").write_text('{"world": "huge"}')
+    with pytest.raises(BadInput, match=r"benchmark\.json: world: no world 'huge'"):
+        score(folder, prompts=1, images=1)
 
 
 def test_pictures_of_other_sizes_are_judged_at_the_world_s(standin, tmp_path):

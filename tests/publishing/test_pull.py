@@ -23,6 +23,7 @@ from bonsai_quant.core.errors import (
     OutputExists,
     UsageError,
 )
+from bonsai_quant.storage import disk
 from bonsai_quant.storage.disk import SLACK_BYTES
 from tests.faults.harness import in_child
 from tests.support.fakehub import FOREVER, TOKEN, FakeHub, body, drop, page, status, use
@@ -179,9 +180,9 @@ def test_a_manifest_that_lies(pack, remote, tmp_path, change, error, text):
 @pytest.mark.parametrize(("one_disk", "times"), [(True, 2), (False, 1)])
 def test_room_for_the_cache_and_the_output(pack, remote, tmp_path, monkeypatch, one_disk, times):
     size = sum(len(d) for d in contents(pack).values())
-    pulling, planning = (sys.modules[f"bonsai_quant.{m}"] for m in ("pull", "plan"))
+    pulling = sys.modules["bonsai_quant.publishing.pull"]
     monkeypatch.setattr(pulling, "same_disk", lambda a, b: one_disk)
-    monkeypatch.setattr(planning, "free_bytes", lambda path: times * size)
+    monkeypatch.setattr(disk, "free_bytes", lambda path: times * size)
     need = f"needs {times * size + SLACK_BYTES} bytes"
     refused(remote, EnvironmentFault, need, tmp_path / "back")
 

@@ -25,6 +25,7 @@ from bonsai_quant.runners.sampling import check_scheduler, levels
 from bonsai_quant.runners.torch import dense as stock
 from bonsai_quant.runners.torch import packed_linear as packed
 from bonsai_quant.runners.torch import vae_strips as strips
+from bonsai_quant.runners.torch.transformer import packed_transformer
 from bonsai_quant.runners.vae_tiles import in_tiles
 from bonsai_quant.verification.levels.images import psnr
 from tests.support.forge import flip, orphan
@@ -161,7 +162,7 @@ def test_a_packed_linear_is_its_dense_weight_some_rows_at_a_time(monkeypatch, bi
 
 
 def test_the_packed_transformer_holds_no_dense_weight(made):
-    model = packed.packed_transformer(open_pack(made / "bonsai"))
+    model = packed_transformer(open_pack(made / "bonsai"))
     held = sum(b.numel() * b.element_size() for b in model.buffers())
     info = open_pack(made / "bonsai").info
     expected = sum(t.size * info.bits // 8 + 2 * t.size // 128 for t in info.packed)

@@ -26,8 +26,9 @@ from bonsai_quant.core.errors import (
     HubUnavailable,
     UsageError,
 )
+from bonsai_quant.hub import cache as hub_cache
 from bonsai_quant.hub import client
-from bonsai_quant.sources import remote as transfer
+from bonsai_quant.sources import remote as remote_source
 from bonsai_quant.sources.open import open_source
 from tests.support import models
 from tests.support.fakehub import FOREVER, TOKEN, FakeHub, body, drop, page, stall, status, use
@@ -256,7 +257,7 @@ def test_a_download_goes_on_after_a_fault(remote, files, tmp_path, fault, monkey
     remote.commit(files)
     source = open_source(NAME)
     remote.fault(f"GET .*{WEIGHTS}", fault)
-    assert hub.download(source).files[0].path.is_file()
+    assert remote_source.download(source).files[0].path.is_file()
 
 
 @pytest.mark.parametrize(
@@ -269,7 +270,7 @@ def test_failures_of_a_download(remote, files, tmp_path, fault, kind, monkeypatc
     source = open_source(NAME)
     remote.fault(f"GET .*{WEIGHTS}", fault, times=FOREVER)
     with pytest.raises(kind) as stop:
-        hub.download(source)
+        remote_source.download(source)
     assert stop.type is kind
     assert not source.files[0].path.exists()
 
@@ -301,7 +302,7 @@ def test_the_token_stays_with_the_hub(remote, files, cache):
     sha = remote.commit(files)
     with FakeHub(host="localhost") as cdn:
         remote.cdn, cdn.commits[sha] = cdn, files
-        source = hub.download(open_source(NAME))
+        source = remote_source.download(open_source(NAME))
         assert all(f.path.is_file() for f in source.files)
         assert any("GET" in r for r in cdn.requests)
         assert not any(k.lower() == "authorization" for h in cdn.headers for k in h)
@@ -406,7 +407,7 @@ def test_a_corrupt_body_of_the_same_size(remote, files, tmp_path, at):
 @pytest.mark.parametrize("name", ["config.json", WEIGHTS])
 def test_a_corrupt_file_in_the_cache(remote, files, tmp_path, name):
     remote.commit(files)
-    source = hub.download(open_source(NAME))
+    source = remote_source.download(open_source(NAME))
     path = source.files[0].path.with_name(name)
     path.write_bytes(broken(path.read_bytes(), len(path.read_bytes()) - 2))
     with pytest.raises(HubMismatch) as stop:
@@ -417,7 +418,7 @@ def test_a_corrupt_file_in_the_cache(remote, files, tmp_path, name):
 
 def test_a_truncated_file_in_the_cache(remote, files, tmp_path):
     remote.commit(files)
-    path = hub.download(open_source(NAME)).files[0].path
+    path = remote_source.download(open_source(NAME)).files[0].path
     os.truncate(path, 5000)
     with pytest.raises(HubMismatch, match="is 5000 bytes"):
         open_source(NAME)
@@ -428,7 +429,7 @@ def test_a_body_of_another_size(remote, files, tmp_path, monkeypatch):
     source = open_source(NAME)
     remote.lies[f"transformer/{WEIGHTS}"] = files[f"transformer/{WEIGHTS}"][:-10]
     with pytest.raises(HubMismatch, match="another size"):
-        hub.download(source)
+        remote_source.download(source)
 
 
 def test_other_weights_than_the_headers_that_were_planned(remote, files):
@@ -436,7 +437,9 @@ def test_other_weights_than_the_headers_that_were_planned(remote, files):
     source = open_source(NAME)
     other = {"config": source.config | {"eps": 1}}
     with pytest.raises(HubMismatch, match="not those whose headers"):
-        hub.download(SimpleNamespace(**{k: getattr(source, k) for k in source.__slots__} | other))
+        remote_source.download(
+            SimpleNamespace(**{k: getattr(source, k) for k in source.__slots__} | other)
+        )
 
 
 def test_discard_stays_inside_of_the_cache(cache, tmp_path):
@@ -454,7 +457,7 @@ def test_discard_stays_inside_of_the_cache(cache, tmp_path):
 
 def test_offline_with_a_warm_cache(remote, files, local, tmp_path, monkeypatch):
     sha = remote.commit(files)
-    hub.download(open_source(NAME))
+    remote_source.download(open_source(NAME))
     remote.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for k, place in enumerate((NAME, f"{NAME}@main", f"{NAME}@{sha}")):
@@ -466,7 +469,7 @@ def test_offline_with_a_warm_cache(remote, files, local, tmp_path, monkeypatch):
 
 def test_offline_finds_corruption_too(remote, files, tmp_path, monkeypatch):
     remote.commit(files)
-    path = hub.download(open_source(NAME)).files[0].path
+    path = remote_source.download(open_source(NAME)).files[0].path
     path.write_bytes(broken(path.read_bytes(), -2 % path.stat().st_size))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubMismatch):
@@ -480,7 +483,7 @@ def test_offline_with_a_cold_or_half_warm_cache(remote, tmp_path, monkeypatch):
     with pytest.raises(HubUnavailable, match="HF_HUB_OFFLINE is set"):
         open_source(NAME)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    files = hub.download(open_source(NAME)).files
+    files = remote_source.download(open_source(NAME)).files
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     files[1].path.unlink()
     with pytest.raises(HubUnavailable, match=f"not complete in the cache: {files[1].name}"):
@@ -489,7 +492,7 @@ def test_offline_with_a_cold_or_half_warm_cache(remote, tmp_path, monkeypatch):
 
 def test_without_network_the_cache_is_offered_not_taken(remote, files):
     sha = remote.commit(files)
-    hub.download(open_source(NAME))
+    remote_source.download(open_source(NAME))
     remote.fault("GET", drop, times=FOREVER)
     with pytest.raises(HubUnavailable, match=f"HF_HUB_OFFLINE=1 to use commit {sha[:12]}"):
         open_source(NAME)
@@ -497,16 +500,16 @@ def test_without_network_the_cache_is_offered_not_taken(remote, files):
 
 def test_what_is_cached_is_not_fetched_again(remote, files):
     remote.commit(files)
-    hub.download(open_source(NAME))
+    remote_source.download(open_source(NAME))
     remote.clear()
-    assert hub.download(open_source(NAME)).files[0].path.is_file()
+    assert remote_source.download(open_source(NAME)).files[0].path.is_file()
     assert not any("/resolve/" in r for r in remote.requests)
 
 
 def test_a_file_shared_between_repos_in_the_cache(remote, files, cache, local, tmp_path):
     """The client may keep blobs in one folder for all repos, and link to them from each."""
     remote.commit(files)
-    path = hub.download(open_source(NAME)).files[0].path
+    path = remote_source.download(open_source(NAME)).files[0].path
     blob, shared = path.parent / os.readlink(path), cache / "blobs" / "ab" / ("ab" * 32)
     shared.parent.mkdir(parents=True)
     Path(os.path.realpath(blob)).rename(shared)
@@ -518,10 +521,10 @@ def test_a_file_shared_between_repos_in_the_cache(remote, files, cache, local, t
 def test_too_little_room(remote, files, monkeypatch, tmp_path):
     remote.commit(files)
     source = open_source(NAME)
-    monkeypatch.setattr(transfer, "free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(hub_cache, "free_bytes", lambda folder: 1000)
     need = sum(len(files[f"transformer/{n}"]) for n in ("config.json", WEIGHTS))
     with pytest.raises(EnvironmentFault, match=f"needs {need} bytes, 1000 are free"):
-        hub.download(source)
+        remote_source.download(source)
 
 
 def test_a_cache_that_cannot_be_written(remote, files, cache):
@@ -530,7 +533,7 @@ def test_a_cache_that_cannot_be_written(remote, files, cache):
     cache.parent.mkdir(parents=True)
     cache.write_text("a file in its place")
     with pytest.raises(EnvironmentFault, match="could not be stored"):
-        hub.download(source)
+        remote_source.download(source)
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from bonsai_quant import verify
+from bonsai_quant.core.errors import EnvironmentFault
 from bonsai_quant.packs.read import open_pack
 from bonsai_quant.runners.torch import packed_linear as packed
-from bonsai_quant.verification.levels import pictures
 from tests.support.forge import exchange, flip, orphan, resign
 
 BACKENDS = ("torch", "mlx")
@@ -54,7 +54,7 @@ def test_without_a_pipeline_steps_are_not_run(made):
 
 def test_without_room_the_dense_model_is_not_loaded(made, standin, monkeypatch):
     def refuse(*_):
-        raise pictures.EnvironmentFault("the dense transformer in float32 takes 15.5 GB")
+        raise EnvironmentFault("the dense transformer in float32 takes 15.5 GB")
 
     monkeypatch.setattr("bonsai_quant.verification.levels.steps.room_for", refuse)
     monkeypatch.setattr("bonsai_quant.verification.levels.images.room_for", refuse)

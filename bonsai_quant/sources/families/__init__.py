@@ -1,27 +1,19 @@
-"""Model families. A new one is a file here, with what `Family` names, and a line in FAMILIES."""
+"""Model families. A new one is a file here, which makes its `Family`, and a row in FAMILIES."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 from bonsai_quant.core.errors import BadInput, Unsupported
 from bonsai_quant.core.schema import StoredTensor
 
 from . import flux2
-from .model import Model, Rows
+from .model import Family, Model, Rows
 
-__all__ = ["FAMILIES", "Model", "Rows", "detect", "original_rows"]
+__all__ = ["FAMILIES", "Family", "Model", "Rows", "detect", "original_rows"]
 
-
-class Family(NamedTuple):
-    """What a family's file offers; both answer nothing for a model that is not of it."""
-
-    detect: Callable[[Mapping[str, StoredTensor], str], Model | None]
-    original_rows: Callable[[str, int], tuple[Rows, ...]]
-
-
-FAMILIES = {"flux2": Family(flux2.detect, flux2.original_rows)}
+_ROWS = (flux2.FAMILY,)
+FAMILIES = {family.name: family for family in _ROWS}
 
 FOREIGN: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from bonsai_quant.core.errors import BadInput, Unsupported, printable
 from bonsai_quant.core.schema import Piece, StoredTensor, TensorSpec
 
-from .model import Model, ModelTensor, Rows, Share, check_names, check_shape
+from .model import Family, Model, ModelTensor, Rows, Share, check_names, check_shape
 
 log = logging.getLogger(__name__)
 
@@ -135,10 +135,17 @@ def detect(tensors: Mapping[str, StoredTensor], place: str) -> Model | None:
     )
     if prefixed:
         log.info("%s: took the prefix %s off %d names", printable(place), PREFIX, prefixed)
-    model.sort(key=lambda t: t.name)
-    config = _config(counts, sizes, _guidance(tensors))
-    doubts, linears = _doubts(counts, sizes), _linears(rows, sizes)
-    return Model(base, layout, config, tuple(model), reason, EVIDENCE, doubts, linears)
+    return Model(
+        base=base,
+        layout=layout,
+        config=_config(counts, sizes, _guidance(tensors)),
+        tensors=tuple(sorted(model, key=lambda t: t.name)),
+        reason=reason,
+        evidence=EVIDENCE,
+        doubts=_doubts(counts, sizes),
+        linears=_linears(rows, sizes),
+        family=FAMILY.name,
+    )
 
 
 def _doubts(counts: tuple[int, int], sizes: Mapping[str, int]) -> tuple[str, ...]:
@@ -354,9 +361,12 @@ SAME_INPUT = {
 """Linears of a block that read what another one of it reads."""
 
 
-def input_of(linear: str) -> str:
+def same_input(linear: str) -> str:
     """The first of the linears that read what this one reads. linear: diffusers name."""
     for name, first in SAME_INPUT.items():
         if linear.endswith(f".{name}"):
             return f"{linear.removesuffix(name)}{first}"
     return linear
+
+
+FAMILY = Family("flux2", detect, original_rows, same_input, tuple(ours for ours, _, _ in BLOCKS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -50,6 +50,7 @@ class Model:
 
     evidence: which tensors tell a field of the config.  doubts: what is odd but may be meant.
     linears: by their names in every layout, whichever this checkpoint has.
+    family: its name in FAMILIES.
     """
 
     base: str
@@ -60,6 +61,24 @@ class Model:
     evidence: Mapping[str, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     linears: Mapping[str, tuple[Share, ...]] = field(default_factory=dict)
+    family: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One row of FAMILIES: what a family's file knows.
+
+    detect: (tensors, place) -> the model; None when it is of another family.
+    original_rows: (name, n) -> where the original layout holds a tensor; () when it has none.
+    same_input: linear -> the first of the linears that read what this one reads.
+    blocks: diffusers' lists of blocks, in the order in which they run.
+    """
+
+    name: str
+    detect: Callable[[Mapping[str, StoredTensor], str], Model | None]
+    original_rows: Callable[[str, int], tuple[Rows, ...]]
+    same_input: Callable[[str], str]
+    blocks: tuple[str, ...]
 
 
 def check_names(expected: Iterable[str], found: Iterable[str], place: str) -> None:

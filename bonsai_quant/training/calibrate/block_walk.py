@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,9 +74,9 @@ def _stream(caught: dict[str, Any]) -> Stream:
     )
 
 
-def blocks(model: Denoiser) -> Iterator[tuple[str, nn.Module]]:
-    """Every block with its name, in order."""
-    for name in ("transformer_blocks", "single_transformer_blocks"):
+def blocks(model: Denoiser, lists: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Every block with its name, in order. lists: as `Family.blocks` names them."""
+    for name in lists:
         for i, block in enumerate(getattr(model.transformer, name)):
             yield f"{name}.{i}", block
 

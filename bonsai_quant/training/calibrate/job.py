@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bonsai_quant.conversion.plan import Plan
 from bonsai_quant.packs.pipeline import Pipeline
+from bonsai_quant.sources.families import FAMILIES, Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,12 @@ class CalibrationJob:
     out: Path
 
     @property
+    def family(self) -> Family:
+        """What is known of the model's family."""
+        return FAMILIES[self.plan.source.model.family]
+
+    @property
     def inputs(self) -> dict[str, str]:
         """Packed layer -> the first of those that read the same input."""
-        from bonsai_quant.sources.families.flux2 import input_of
-
-        return {
-            t.tensor.linear: input_of(t.tensor.linear) for t in self.plan.tensors if t.tensor.packed
-        }
+        linears = [t.tensor.linear for t in self.plan.tensors if t.tensor.packed]
+        return {linear: self.family.same_input(linear) for linear in linears}

@@ -82,7 +82,7 @@ def _specs(work: CalibrationJob) -> list[TensorSpec]:
 def _collect(work: CalibrationJob, prompts: Prompts, shelf: MomentStore, progress: Progress) -> int:
     """Go through all blocks; -> states that were looked at."""
     model, passing = _prepare(work, prompts)
-    every = list(blocks(model))
+    every = list(blocks(model, work.family.blocks))
     for name, block in every:
         inside = {k: v for k, v in work.inputs.items() if k.startswith(f"{name}.")}
         linears = {k: block.get_submodule(k.removeprefix(f"{name}.")) for k in inside}

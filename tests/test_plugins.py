@@ -1,0 +1,135 @@
+"""A new thing is one file and one row: each test adds both to a copy of the package and runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import bonsai_quant
+
+PACKAGE = Path(bonsai_quant.__file__).parent
+
+
+class House:
+    """A copy of the package that things can be added to, and run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        ignored = shutil.ignore_patterns("mini-klein*", "__pycache__")
+        shutil.copytree(PACKAGE, folder / "bonsai_quant", ignore=ignored)
+        shutil.copytree(PACKAGE.parent / "recipes", folder / "recipes")
+
+    def add(self, file: str, text: str, *, table: str, after: str, row: str) -> None:
+        """file: the new one.  table: the file that gets a row, behind the text `after`."""
+        new, rows = self.folder / "bonsai_quant" / file, self.folder / "bonsai_quant" / table
+        assert not new.exists()
+        new.write_text(f"from __future__ import annotations\n{text}")
+        before = rows.read_text()
+        assert before.count(after) == 1
+        rows.write_text(before.replace(after, f"{after}\n    {row}"))
+
+    def run(self, *arguments: object) -> str:
+        """Run a command with the copy; -> what it printed."""
+        environment = os.environ | {"PYTHONPATH": str(self.folder)}
+        done = subprocess.run(
+            [sys.executable, "-m", "bonsai_quant", *map(str, arguments)],
+            cwd=self.folder, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def statuses(self, *arguments: object) -> dict[str, list[str]]:
+        """Run verify; level -> the statuses of its checks."""
+        checks = json.loads(self.run("verify", *arguments, "--json"))["checks"]
+        found: dict[str, list[str]] = {}
+        for check in checks:
+            found.setdefault(check["level"], []).append(check["status"])
+        return found
+
+
+@pytest.fixture
+def house(tmp_path) -> House:
+    return House(tmp_path / "house")
+
+
+SOLVER = '''
+"""Scales of the largest weight, halved."""
+
+import numpy as np
+
+from bonsai_quant.quantization.bf16 import as_float32
+
+from .nearest import with_nearest_codes
+
+
+def solve(weight, mode, bits, hessian):
+    groups = np.abs(as_float32(np.ascontiguousarray(weight))).reshape(len(weight), -1, 128)
+    return with_nearest_codes(weight, groups.max(-1) / np.float64(2), mode, bits)
+'''
+
+
+def test_a_solver(house, tiny):
+    house.add(
+        "quantization/solvers/toy.py",
+        SOLVER,
+        table="quantization/solvers/__init__.py",
+        after="_ROWS = (",
+        row='Solver("toy", MODES, False, _in_file("toy")),',
+    )
+    house.run("convert", tiny, "--mode", "ternary", "--solver", "toy", "-f", "bonsai", "-o", "out")
+    manifest = json.loads((house.folder / "out/bonsai/manifest.json").read_text())
+    assert manifest["recipe"]["solver"] == "toy"
+    assert house.statuses("out", "--against", tiny)["codes"] == ["passed", "passed"]
+
+
+FAMILY = '''
+"""Matrices named toy.0, toy.1, ... in a row, and a norm."""
+
+from bonsai_quant.core.schema import Piece
+
+from .model import Family, Model, ModelTensor
+
+
+def detect(tensors, place):
+    if not all(name.startswith("toy.") for name in tensors):
+        return None
+    found = tuple(
+        ModelTensor(name, stored.spec.shape, name != "toy.norm.weight", "a matrix of the toy",
+                    (Piece(stored, 0, stored.spec.shape[0], 0),))
+        for name, stored in sorted(tensors.items())
+    )
+    return Model("toy-1", "toy", {"_class_name": "Toy"}, found, "every name is a toy's",
+                 family="toy")
+
+
+FAMILY = Family("toy", detect, lambda name, n: (), lambda linear: linear, ())
+'''
+
+
+def test_a_family(house, tmp_path):
+    house.add(
+        "sources/families/toy.py",
+        FAMILY,
+        table="sources/families/__init__.py",
+        after="_ROWS = (",
+        row="toy.FAMILY, ",
+    )
+    rows = house.folder / "bonsai_quant/sources/families/__init__.py"
+    rows.write_text(rows.read_text().replace("from . import flux2", "from . import flux2, toy"))
+    rng = np.random.default_rng(0)
+    weights = {f"toy.{i}.weight": rng.normal(size=(64, 256)).astype(np.float32) for i in range(3)}
+    source = tmp_path / "toys.safetensors"
+    save_file(weights | {"toy.norm.weight": np.ones(64, np.float32)}, source)
+    house.run("convert", source, "--mode", "binary", "-f", "bonsai,mlx,unpacked", "-o", "out")
+    (shown,) = json.loads(house.run("inspect", "out/mlx", "--json"))["found"]
+    assert shown["facts"]["base"] == "toy-1"
+    statuses = house.statuses("out", "--against", source)
+    assert set(statuses["codes"]) == {"passed"}

@@ -31,6 +31,7 @@ from bonsai_quant import (
     plan,
 )
 from bonsai_quant.core.schema import Mode
+from bonsai_quant.quantization.bf16 import from_bf16
 from bonsai_quant.quantization.packing import to_base3
 from bonsai_quant.quantization.solvers import solve
 from bonsai_quant.quantization.solvers.nearest import (
@@ -166,7 +167,7 @@ def other_tools(source: Path) -> dict[str, Any]:
 
     def as_float() -> Iterator[np.ndarray]:
         for weight in packed_weights(source):
-            yield (weight.astype(np.uint32) << np.uint32(16)).view(np.float32)
+            yield from_bf16(weight)
 
     return {name: asdict(result) for name, result in baselines.measure(as_float()).items()}
 

@@ -6,7 +6,6 @@ more layers read: H = E[x x'], not centred, over tokens, prompts and the sampler
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from bonsai_quant.quantization.hessian import Hessian
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.containers.safetensors import read_header
 from bonsai_quant.storage.strict_json import read_json
+from bonsai_quant.storage.tensors import read
 
 RECORD, MOMENTS = "calibration.json", "moments.safetensors"
 
@@ -83,12 +83,7 @@ class Calibration:
     def hessian(self, linear: str) -> Hessian:
         """What the inputs of a layer look like."""
         tensor = self.tensors[self.record.inputs[linear]]
-        fd, _ = fs.open_regular(self.folder / MOMENTS)
-        try:
-            data = fs.pread(fd, tensor.spec.nbytes, tensor.offset, self.folder / MOMENTS)
-        finally:
-            os.close(fd)
-        h = np.frombuffer(data, np.float32).reshape(tensor.spec.shape).astype(np.float64)
+        h = read(tensor).astype(np.float64)
         if not np.isfinite(h).all() or (np.diag(h) < 0).any():
             raise BadInput(
                 "holds what no second moments can be",

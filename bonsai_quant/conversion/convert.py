@@ -20,7 +20,7 @@ from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.packs.output import check_output
 from bonsai_quant.packs.provenance import Provenance, measure, source_record
 from bonsai_quant.packs.write import PackWriter
-from bonsai_quant.storage.disk import check_room
+from bonsai_quant.storage.disk import require_free_disk
 from bonsai_quant.storage.journal import Journal
 from bonsai_quant.storage.staging import Staging, kept_for_resume
 
@@ -147,7 +147,7 @@ def write_packs(
 
     check_output(out, plan.source, overwrite=overwrite)
     if not resume:
-        check_room(plan.output_bytes, out)
+        require_free_disk(plan.output_bytes, out)
     with (
         Staging(out, overwrite=overwrite, resume=resume) as staging,
         kept_for_resume(staging),

@@ -20,7 +20,7 @@ from bonsai_quant.packs.read import Pack, the_pack
 from bonsai_quant.packs.write import PackWriter
 from bonsai_quant.sources.components import find_components
 from bonsai_quant.storage import fs
-from bonsai_quant.storage.disk import check_room
+from bonsai_quant.storage.disk import require_free_disk
 from bonsai_quant.storage.staging import Staging
 
 from .plan import check_formats, planned_files
@@ -53,7 +53,7 @@ def export(
     require_whole(source, hint="convert again")
     _check_apart(source.folder, target)
     others = _others(name, pipeline, target) if pipeline else {}
-    check_room(sum(f.size for f in planned_files(source.info, [name], others)), target)
+    require_free_disk(sum(f.size for f in planned_files(source.info, [name], others)), target)
     with Staging(target, overwrite=overwrite) as staging:
         writer = PackWriter(staging, "", name, source.info, resume=False)
         try:

@@ -5,16 +5,43 @@ from __future__ import annotations
 from .errors import EnvironmentFault
 
 
-def room_for(n_bytes: int, what: str) -> None:
-    """Refuse before loading what would not fit into memory."""
+def require(
+    need: int,
+    free: int,
+    allowed: int | None = None,
+    *,
+    problem: str,
+    hint: str,
+    where: str = "",
+    digits: int = 1,
+) -> None:
+    """Refuse work that takes more bytes than are free, or than the user allows.
+
+    problem: the need in words, which the message begins with.  digits: of the gigabytes after it.
+    """
+    limit = free if allowed is None else min(free, allowed)
+    if need > limit:
+        word = "allowed" if limit == allowed else "free"
+        raise EnvironmentFault(
+            f"{problem}, and {limit / 1e9:.{digits}f} GB are {word}", where=where, hint=hint
+        )
+
+
+def room_for(n_bytes: int, subject: str) -> None:
+    """Refuse before loading what would not fit into memory. subject: what is loaded."""
+    require(
+        n_bytes,
+        available(),
+        problem=f"{subject} takes {n_bytes / 1e9:.1f} GB of memory",
+        hint="close other programs, or use a larger machine",
+    )
+
+
+def available() -> int:
+    """Bytes of the machine that a process can still take."""
     import psutil
 
-    free = psutil.virtual_memory().available
-    if n_bytes > free:
-        raise EnvironmentFault(
-            f"{what} takes {n_bytes / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free",
-            hint="close other programs, or use a larger machine",
-        )
+    return int(psutil.virtual_memory().available)
 
 
 def resident() -> int:

@@ -65,6 +65,8 @@ NUMPY_DTYPE: dict[str, str] = {
     "U8": "u1",
     "I32": "<i4",
     "U32": "<u4",
+    "F64": "<f8",
+    "I64": "<i8",
 }
 """numpy's dtype for the bytes of each; numpy has no bf16, so its 16 bits travel as uint16."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from bonsai_quant.core.errors import BadInput, VerificationFailed
-from bonsai_quant.core.schema import NUMPY_DTYPE, PackedLayer, PackInfo, PackTensor, StoredTensor
+from bonsai_quant.core.schema import PackedLayer, PackInfo, PackTensor, StoredTensor
 from bonsai_quant.packs.formats.format import all_specs, stored_parts
 from bonsai_quant.packs.formats.gguf_read import open_gguf
 from bonsai_quant.packs.formats.kept import nearest_kept
 from bonsai_quant.sources.checkpoint import free_fields
 from bonsai_quant.sources.families import Model, detect
 from bonsai_quant.sources.families.model import check_config
-from bonsai_quant.storage import fs
+from bonsai_quant.storage import fs, tensors
 from bonsai_quant.storage.containers.safetensors import read_header
 from bonsai_quant.storage.strict_json import strict_json
 
@@ -90,14 +89,7 @@ class Pack:
         return self.folder / self.format.weights_path(self.info.mode)
 
     def _read(self, name: str) -> np.ndarray:
-        stored = self.stored[name]
-        fd = fs.open_regular(stored.path)[0] if self.fd is None else self.fd
-        try:
-            data = fs.pread(fd, stored.spec.nbytes, stored.offset, stored.path)
-        finally:
-            if self.fd is None:
-                os.close(fd)
-        return np.frombuffer(data, NUMPY_DTYPE[stored.spec.dtype]).reshape(stored.spec.shape)
+        return tensors.read(self.stored[name], self.fd)
 
 
 def open_pack(folder: Path) -> Pack:

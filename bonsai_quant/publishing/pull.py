@@ -17,7 +17,7 @@ from bonsai_quant.packs.manifest import NAME as MANIFEST
 from bonsai_quant.packs.output import check_free
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.copy import copy_file
-from bonsai_quant.storage.disk import check_room, same_disk
+from bonsai_quant.storage.disk import require_free_disk, same_disk
 from bonsai_quant.storage.staging import Staging
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def _check_room(
     """The files stand in the cache and in the output, until the output is whole."""
     check_cache_room(commit, missing)
     both = same_disk(commit.snapshot, out)
-    check_room(sum(f.size for f in (*files, *(missing if both else ()))), out)
+    require_free_disk(sum(f.size for f in (*files, *(missing if both else ()))), out)
 
 
 def _manifest(commit: Commit) -> Manifest | None:

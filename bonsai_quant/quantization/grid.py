@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .bf16 import rounded_bits
+
 SMALLEST = 2.0**-14
 """A group whose best scale is below this gets this scale, and codes chosen for it."""
 LARGEST = 65280.0
@@ -52,8 +54,7 @@ def round_kept(values: np.ndarray) -> np.ndarray:
 
 def _round_kept(values: np.ndarray) -> np.ndarray:
     bits = values.view(np.uint32)
-    half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    coarse = ((bits + half) & np.uint32(0xFFFF0000)).view(np.float32)
+    coarse = (rounded_bits(bits) & np.uint32(0xFFFF0000)).view(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         fine = np.rint(values * np.float32(2.0**24)) * np.float32(2.0**-24)
     size = np.abs(values)

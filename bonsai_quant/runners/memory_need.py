@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bonsai_quant.core.errors import EnvironmentFault
+from bonsai_quant.core.memory import available, require
 from bonsai_quant.core.schema import PictureSettings
 from bonsai_quant.packs.pipeline import Pipeline
 
@@ -18,20 +18,16 @@ def check_room(
     place: Pipeline, settings: PictureSettings, at_rest: int, max_memory: int | None
 ) -> None:
     """Refuse before loading what would not fit."""
-    import psutil
-
     need = at_rest + ON_THE_WAY + needed(place, settings)
-    allowed = min(
-        max_memory if max_memory is not None else need,
-        at_rest + psutil.virtual_memory().available,
+    require(
+        need,
+        at_rest + available(),
+        max_memory,
+        problem=f"about {need / 1e9:.2f} GB of memory are needed",
+        where=place.name,
+        hint="give a smaller --size, close other programs, or use the binary pack",
+        digits=2,
     )
-    if need > allowed:
-        raise EnvironmentFault(
-            f"about {need / 1e9:.2f} GB of memory are needed, and {allowed / 1e9:.2f} GB are "
-            f"{'allowed' if max_memory is not None and allowed == max_memory else 'free'}",
-            where=place.name,
-            hint="give a smaller --size, close other programs, or use the binary pack",
-        )
 
 
 def needed(place: Pipeline, settings: PictureSettings) -> int:

@@ -12,7 +12,7 @@ from . import fs
 SLACK_BYTES = 1 << 20
 
 
-def check_room(n_bytes: int, out: Path) -> None:
+def require_free_disk(n_bytes: int, out: Path) -> None:
     """Refuse before work when an output of this size cannot be created or will not fit."""
     check_writable(out)
     need, have = n_bytes + SLACK_BYTES, free_bytes(out)

@@ -47,7 +47,7 @@ def clear(folder_fd: int, path: Path, keep: Collection[str] = ()) -> dict[str, I
                 info = entry.stat(follow_symlinks=False)
                 kept[name] = info.st_dev, info.st_ino
             else:
-                fs._do("unlink", os.unlink, name, dir_fd=folder_fd)
+                fs.change("unlink", os.unlink, name, dir_fd=folder_fd)
     return kept
 
 
@@ -61,7 +61,7 @@ def _clear_below(
     finally:
         os.close(fd)
     if not kept:
-        fs._do("rmdir", os.rmdir, name, dir_fd=folder_fd)
+        fs.change("rmdir", os.rmdir, name, dir_fd=folder_fd)
     return kept
 
 
@@ -73,7 +73,7 @@ def remove(parent_fd: int, name: str, path: Path) -> None:
             clear(fd, path)
         finally:
             os.close(fd)
-        fs._do("rmdir", os.rmdir, name, dir_fd=parent_fd)
+        fs.change("rmdir", os.rmdir, name, dir_fd=parent_fd)
     except (OSError, EnvironmentFault) as e:
         log.warning("%s could not be removed: %s", path, e)
 
@@ -94,7 +94,7 @@ def lock(folder_fd: int, target: Path) -> None:
 def sign(folder_fd: int, path: Path) -> None:
     """Leave our name for the message that a second process prints."""
     with fs.explained(path / OWNER, "removing"), contextlib.suppress(FileNotFoundError):
-        fs._do("unlink", os.unlink, OWNER, dir_fd=folder_fd)
+        fs.change("unlink", os.unlink, OWNER, dir_fd=folder_fd)
     fd = fs.create(folder_fd, OWNER, path / OWNER)
     try:
         text = f"process {os.getpid()} on {socket.gethostname()}"

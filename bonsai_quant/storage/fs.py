@@ -45,8 +45,8 @@ class NotOnDisk(EnvironmentFault):
     """fsync failed: what was written may be lost although it still reads back, so none is kept."""
 
 
-def _do(operation: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """The seam: tests replace it to count, fail or kill at the n-th change of a file."""
+def change(operation: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Change a file: the seam. Tests replace it to count, fail or kill at the n-th change."""
     return call(*args, **kwargs)
 
 
@@ -158,7 +158,7 @@ def create(dir_fd: int, name: str, path: object) -> int:
     """Open a new file for writing and reading back; it must not exist, nor be a link."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with explained(path, "creating"):
-        return int(_do("create", os.open, name, flags, 0o666, dir_fd=dir_fd))
+        return int(change("create", os.open, name, flags, 0o666, dir_fd=dir_fd))
 
 
 def reopen(dir_fd: int, name: str) -> int | None:
@@ -181,7 +181,7 @@ def pwrite_all(fd: int, data: memoryview | bytes, offset: int, path: object) -> 
     done = 0
     while done < len(view):
         with explained(path, "writing"):
-            n = _do("pwrite", os.pwrite, fd, view[done : done + CHUNK], offset + done)
+            n = change("pwrite", os.pwrite, fd, view[done : done + CHUNK], offset + done)
         if n <= 0:
             raise EnvironmentFault(
                 "writing failed: nothing was written", where=str(path), hint="check the disk"
@@ -192,7 +192,7 @@ def pwrite_all(fd: int, data: memoryview | bytes, offset: int, path: object) -> 
 def fsync(fd: int, path: object) -> None:
     """Force to disk; a failure is final, since a second try would report success falsely."""
     try:
-        _do("fsync", os.fsync, fd)
+        change("fsync", os.fsync, fd)
     except OSError as e:
         if e.errno == errno.EINVAL and stat.S_ISDIR(os.fstat(fd).st_mode):
             return  # this file system has no fsync of folders
@@ -210,7 +210,7 @@ def rename(source: str, target: str, dir_fd: int, flags: int, path: object) -> N
     """
     try:
         try:
-            _do("rename", _renameat2, dir_fd, source, target, flags)
+            change("rename", _renameat2, dir_fd, source, target, flags)
         except OSError as e:
             if e.errno not in NO_SUCH_RENAME:
                 raise
@@ -245,7 +245,7 @@ def _rename_portably(dir_fd: int, source: str, target: str, flags: int) -> None:
     """The one writer holds the lock, so that looking first is enough."""
 
     def step(old: str, new: str) -> None:
-        _do("rename", os.rename, old, new, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        change("rename", os.rename, old, new, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
     if flags == RENAME_NOREPLACE:
         with contextlib.suppress(FileNotFoundError):

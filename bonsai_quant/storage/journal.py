@@ -56,7 +56,7 @@ class Journal:
                 _check_purpose(lines[0], key, target)
                 self.entries = {e["tensor"]: e for e in lines[1:] if _names_tensor(e)}
                 with fs.explained(self.path, "setting the size"):
-                    fs._do("truncate", os.ftruncate, fd, end)
+                    fs.change("truncate", os.ftruncate, fd, end)
         except BaseException:
             os.close(fd)
             raise

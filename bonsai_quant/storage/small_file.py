@@ -15,7 +15,7 @@ from .folder import open_folder
 def make_folder(path: Path) -> None:
     """The folder and those above it, where they are missing."""
     with fs.explained(path, "making the folder"):
-        fs._do("mkdir", os.makedirs, path, exist_ok=True)
+        fs.change("mkdir", os.makedirs, path, exist_ok=True)
 
 
 def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
@@ -29,7 +29,7 @@ def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
             _rename(part, folder, path, overwrite)
         except BaseException:
             with contextlib.suppress(OSError):
-                fs._do("unlink", os.unlink, part, dir_fd=folder)
+                fs.change("unlink", os.unlink, part, dir_fd=folder)
             raise
         fs.fsync(folder, path.parent)
     finally:
@@ -48,7 +48,7 @@ def _write(folder: int, part: str, data: bytes, path: Path) -> None:
 def _rename(part: str, folder: int, path: Path, overwrite: bool) -> None:
     if overwrite:
         with fs.explained(path, "renaming into place"):
-            fs._do("rename", os.replace, part, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            fs.change("rename", os.replace, part, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         return
     try:
         fs.rename(part, path.name, folder, fs.RENAME_NOREPLACE, path)

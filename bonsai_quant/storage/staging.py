@@ -43,7 +43,7 @@ class Staging:
         if not self.target.name:
             raise UsageError(f"{self.target} cannot be an output", hint="name a folder with -o")
         with fs.explained(self.target.parent, "opening the output's folder"):
-            fs._do("mkdir", os.makedirs, self.target.parent, exist_ok=True)
+            fs.change("mkdir", os.makedirs, self.target.parent, exist_ok=True)
             self.parent_fd = open_folder(self.target.parent)
         try:
             self.fd = self._locked_folder()
@@ -77,7 +77,7 @@ class Staging:
             fs.explained(self.path, "creating the staging folder"),
             contextlib.suppress(FileExistsError),
         ):
-            fs._do("mkdir", os.mkdir, self.name, 0o777, dir_fd=self.parent_fd)
+            fs.change("mkdir", os.mkdir, self.name, 0o777, dir_fd=self.parent_fd)
         with fs.explained(self.path, "opening the staging folder"):
             try:
                 fd = open_folder(self.name, self.parent_fd)
@@ -130,7 +130,7 @@ class Staging:
             parent = self.folder_fd(above)
             with fs.explained(self.path / relative, "creating a folder"):
                 with contextlib.suppress(FileExistsError):
-                    fs._do("mkdir", os.mkdir, name, 0o777, dir_fd=parent)
+                    fs.change("mkdir", os.mkdir, name, 0o777, dir_fd=parent)
                 self._fds[relative] = open_folder(name, parent)
         return self._fds[relative]
 
@@ -153,7 +153,7 @@ class Staging:
         """Remove a file if it is there."""
         folder, _, name = relative.rpartition("/")
         with fs.explained(self.path / relative, "removing"), contextlib.suppress(FileNotFoundError):
-            fs._do("unlink", os.unlink, name, dir_fd=self.folder_fd(folder))
+            fs.change("unlink", os.unlink, name, dir_fd=self.folder_fd(folder))
 
     def write_file(self, relative: str, data: bytes) -> None:
         """A whole small file, forced to disk; what an interrupted run left of it is replaced."""

@@ -54,7 +54,7 @@ class WeightFile:
     def _set_size(self) -> None:
         if os.fstat(self.fd).st_size != self.layout.size:
             with fs.explained(self.path, "setting the size"):
-                fs._do("truncate", os.ftruncate, self.fd, self.layout.size)
+                fs.change("truncate", os.ftruncate, self.fd, self.layout.size)
 
     def stop(self) -> None:
         """Let a `finish` that runs in another thread fail soon: its result is not wanted."""

@@ -28,20 +28,20 @@ def write_state(state: dict[str, Any], step: int, folder: Path, *, first: bool, 
     part, old = folder.with_name(f"{folder.name}.part"), folder.with_name(f"{folder.name}.old")
     if first:
         with fs.explained(part, "removing"):
-            fs._do("rmtree", shutil.rmtree, part, ignore_errors=True)
-            fs._do("rmtree", shutil.rmtree, old, ignore_errors=True)
+            fs.change("rmtree", shutil.rmtree, part, ignore_errors=True)
+            fs.change("rmtree", shutil.rmtree, old, ignore_errors=True)
     wait()
     with fs.explained(part, "writing the checkpoint"):
-        fs._do("write", dcp.save, state, checkpoint_id=part, no_dist=_alone())
+        fs.change("write", dcp.save, state, checkpoint_id=part, no_dist=_alone())
     wait()
     if not first:
         return
     with fs.explained(folder, "renaming the checkpoint"):
-        fs._do("write", (part / STEP).write_text, json.dumps({"step": step}))
+        fs.change("write", (part / STEP).write_text, json.dumps({"step": step}))
         if folder.exists():
-            fs._do("rename", os.rename, folder, old)
-        fs._do("rename", os.rename, part, folder)
-        fs._do("rmtree", shutil.rmtree, old, ignore_errors=True)
+            fs.change("rename", os.rename, folder, old)
+        fs.change("rename", os.rename, part, folder)
+        fs.change("rmtree", shutil.rmtree, old, ignore_errors=True)
 
 
 def saved_step(folder: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""Faults at the n-th change of a file: the seam `fs._do`, forked children, and what must hold."""
+"""Faults at the n-th change of a file: the seam `fs.change`, forked children, what must hold."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def beside(out: Path) -> set[str]:
 
 
 class Seam:
-    """Stands in for `fs._do`: counts the operations chosen and acts on the n-th, or on all.
+    """Stands in for `fs.change`: counts the operations chosen and acts on the n-th, or on all.
 
     Real fsyncs are left out: no test here pulls the plug, and they are slow.
     """
@@ -91,11 +91,11 @@ class Seam:
 @contextmanager
 def seam(at: int | None, act: Act, operations: tuple[str, ...] = ()) -> Iterator[Seam]:
     """The n-th operation of those chosen goes to `act`; all of them when `at` is None."""
-    kept, fs._do = fs._do, Seam(at, act, operations)
+    kept, fs.change = fs.change, Seam(at, act, operations)
     try:
-        yield fs._do
+        yield fs.change
     finally:
-        fs._do = kept
+        fs.change = kept
 
 
 def die(operation: str, call: Callable[..., Any], args: tuple, kwargs: dict) -> None:

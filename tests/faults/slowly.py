@@ -19,5 +19,5 @@ def slowly(operation, call, *args, **kwargs):
     return call(*args, **kwargs)
 
 
-fs._do = slowly
+fs.change = slowly
 main(arguments)

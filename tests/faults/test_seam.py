@@ -85,7 +85,7 @@ def offences(text: str, permitted: set[str] = frozenset()) -> list[str]:
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_are_changed_through_the_seam_only(path):
-    """In storage/ too: there the calls are arguments of `_do`, never made directly."""
+    """In storage/ too: there the calls are arguments of `change`, never made directly."""
     relative = path.relative_to(ROOT)
     if relative.parts[0] == ELSEWHERE:
         return
@@ -109,7 +109,7 @@ def test_what_the_rule_finds(line):
 @pytest.mark.parametrize(
     "line",
     ["open(p)", "open(p, 'rb')", "p.open()", "os.open(p, os.O_RDONLY)", "s.replace(a, b)",
-     "fs._do('unlink', os.unlink, p)", "shutil.disk_usage(p)", "p.read_text()"],
+     "fs.change('unlink', os.unlink, p)", "shutil.disk_usage(p)", "p.read_text()"],
 )  # fmt: skip
 def test_what_the_rule_allows(line):
     assert not offences(line)

@@ -397,7 +397,7 @@ def test_d70_a_token_is_never_shown(kind, options, source, run, tmp_path, monkey
 
 def interrupt(run: Any, source: Path, out: Path, monkeypatch: Any, *options: str) -> Path:
     """A conversion that ends with a full disk after some tensors; -> its staging folder."""
-    writes, real = [], fs._do
+    writes, real = [], fs.change
 
     def full(operation: str, call: Any, *arguments: Any, **keywords: Any) -> Any:
         writes.append(operation)
@@ -406,7 +406,7 @@ def interrupt(run: Any, source: Path, out: Path, monkeypatch: Any, *options: str
         return real(operation, call, *arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fs, "_do", full)
+        patch.setattr(fs, "change", full)
         complaint(run("convert", source, *MODE, *options, "-f", "bonsai", "-o", out), 6)
     staging = out.parent / f".{out.name}.staging"
     assert (staging / ".journal").exists() and not out.exists()

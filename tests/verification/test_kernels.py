@@ -204,7 +204,7 @@ def test_gemlite_packs_the_same_bytes(bits: int) -> None:
 def test_gemlite_counts_the_bytes_that_it_packs_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     codes, scale, _ = random_layer(32, 256, TERNARY)
     layer = gemlite_layer(codes, scale, TERNARY)
-    packed = gemlite_process.Answer("passed", outputs=[layer.leaves()])
+    packed = gemlite_process.ChildAnswer("passed", outputs=[layer.leaves()])
     monkeypatch.setattr(gemlite, "run_child", lambda _tasks, timeout_s: packed)
     check = gemlite.pack_oracle(replace(layer, W_q=flip_one_code(layer.W_q)), codes, scale)
     assert (check.status, check.max_error) == ("failed", 1.0)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bonsai_quant.core.child_process import environment
+from bonsai_quant.core.child_process import ChildFailed, ask
 from bonsai_quant.core.errors import EnvironmentFault
 from bonsai_quant.core.requirements import install
 from bonsai_quant.sources.components import TextEncoder
@@ -64,23 +61,13 @@ def make(staging: Staging, relative: str, encoder: TextEncoder) -> Made:
 
 
 def _run(folder: Path, fd: int, path: Path) -> Made:
-    command = [sys.executable, "-P", "-m", CHILD, str(folder.absolute()), str(fd), str(path)]
-    done = subprocess.run(
-        command,
-        env=environment() | OFFLINE,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        pass_fds=(fd,),
-        check=False,
-    )
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    arguments = (str(folder.absolute()), str(fd), str(path))
+    try:
+        answer = ask(CHILD, arguments, environment=OFFLINE, pass_fds=(fd,))
+    except ChildFailed as e:
         raise EnvironmentFault(
-            f"hqq ended with code {done.returncode}: {last[:300]}",
+            f"hqq {e}",
             where=str(folder),
             hint=f"{install('gemlite')}, free memory, or pass --transformer-only",
-        )
-    said = json.loads(lines[-1])
-    return Made(said["size"], said["sha256"], said["config"].encode())
+        ) from e
+    return Made(answer["size"], answer["sha256"], answer["config"].encode())

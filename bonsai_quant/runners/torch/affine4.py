@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from bonsai_quant.core.errors import BadInput, Unsupported
-from bonsai_quant.core.schema import NUMPY_DTYPE, StoredTensor
+from bonsai_quant.core.schema import StoredTensor
 from bonsai_quant.quantization.affine4 import decode
 from bonsai_quant.runners.sampling import READ_LAYERS
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.containers.safetensors import read_header
 from bonsai_quant.storage.strict_json import read_json
+from bonsai_quant.storage.tensors import read
 
 from .packed_linear import RowsLinear
 
@@ -129,8 +130,7 @@ def _place(
 
 
 def _read(stored: StoredTensor, fd: int) -> torch.Tensor:
-    data = fs.pread(fd, stored.spec.nbytes, stored.offset, stored.path)
-    array = np.frombuffer(data, NUMPY_DTYPE[stored.spec.dtype]).reshape(stored.spec.shape)
+    array = read(stored, fd)
     if stored.spec.dtype == "BF16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array.view(np.int32) if stored.spec.dtype == "U32" else array)

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from bonsai_quant.core.errors import BadInput, Unsupported
 from bonsai_quant.core.schema import StoredTensor
 from bonsai_quant.storage import fs
+from bonsai_quant.storage.tensors import read
 
-FACTOR_DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
-ALPHA_DTYPES = FACTOR_DTYPES | {"F64": np.float64, "I64": np.int64, "I32": np.int32}
+FACTOR_DTYPES = ("BF16", "F16", "F32")
+ALPHA_DTYPES = (*FACTOR_DTYPES, "F64", "I64", "I32")
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def opened(stored: StoredTensor) -> Iterator[int]:
 
 def read_factor(fd: int, stored: StoredTensor) -> NDArray[np.float32]:
     """`down` or `up` of a module: [r, in] or [out, r], exact, since float32 holds all three."""
-    values = _read(fd, stored, FACTOR_DTYPES).reshape(stored.spec.shape)
+    values = _read(fd, stored, FACTOR_DTYPES)
     return values.astype(np.float32, copy=False)
 
 
@@ -45,18 +46,19 @@ def read_alpha(fd: int, stored: StoredTensor) -> float:
     return value
 
 
-def _read(fd: int, stored: StoredTensor, dtypes: dict[str, type]) -> np.ndarray:
+def _read(fd: int, stored: StoredTensor, dtypes: tuple[str, ...]) -> np.ndarray:
     if stored.spec.dtype not in dtypes:
         raise Unsupported(
             f"has dtype {stored.spec.dtype}; {', '.join(dtypes)} are read",
             where=(stored.path, f"tensor {stored.spec.name}"),
             hint="use a LoRA that is not quantized",
         )
-    data = fs.pread(fd, stored.spec.nbytes, stored.offset, stored.path)
-    values: np.ndarray = np.frombuffer(data, dtypes[stored.spec.dtype])
+    values = read(stored, fd)
+    if stored.spec.dtype == "BF16":
+        values = values.view(ml_dtypes.bfloat16)
     wrong = np.flatnonzero(~np.isfinite(values))
     if wrong.size:
-        _bad(stored, f"element {wrong[0]} is {float(values[wrong[0]]):g}, which is not finite")
+        _bad(stored, f"element {wrong[0]} is {float(values.flat[wrong[0]]):g}, which is not finite")
     return values
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from bonsai_quant.storage import fs
+from bonsai_quant.core.schema import StoredTensor
 from bonsai_quant.storage.journal import Journal
+from bonsai_quant.storage.tensors import read
 from bonsai_quant.storage.writer import WeightFile, sums_from_json
 
 
@@ -29,6 +30,5 @@ class MomentStore:
     def get(self, name: str) -> np.ndarray:
         """Read what an interrupted run wrote."""
         spec = next(s for s in self.file.layout.specs if s.name == name)
-        start = self.file.layout.offsets[name]
-        data = fs.pread(self.file.fd, spec.nbytes, start, self.file.path)
-        return np.frombuffer(data, np.float32).reshape(spec.shape)
+        stored = StoredTensor(spec, self.file.path, self.file.layout.offsets[name])
+        return read(stored, self.file.fd)

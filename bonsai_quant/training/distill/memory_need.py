@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bonsai_quant.core.errors import EnvironmentFault
+from bonsai_quant.core.memory import require
 from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.runners.sampling import PIXELS
 
@@ -41,12 +41,12 @@ def needed(work: DistillationJob, processes: int, *, half: bool) -> dict[str, in
 
 def check_room(parts: Mapping[str, int], free: int, where: str) -> None:
     """Refuse what cannot fit."""
-    need = sum(parts.values())
-    if need > free:
-        most = max(parts, key=lambda p: parts[p])
-        raise EnvironmentFault(
-            f"about {need / 1e9:.1f} GB are needed on each device ({most}: "
-            f"{parts[most] / 1e9:.1f}), and {free / 1e9:.1f} GB are free",
-            where=where,
-            hint="start more processes with torchrun, or lower at_once in the recipe",
-        )
+    need, most = sum(parts.values()), max(parts, key=lambda p: parts[p])
+    gigabytes = f"about {need / 1e9:.1f} GB are needed on each device"
+    require(
+        need,
+        free,
+        problem=f"{gigabytes} ({most}: {parts[most] / 1e9:.1f})",
+        where=where,
+        hint="start more processes with torchrun, or lower at_once in the recipe",
+    )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bonsai_quant.core.memory import available
 from bonsai_quant.core.schema import Progress, TensorSpec
 from bonsai_quant.core.version import __version__
 from bonsai_quant.packs.manifest import NAME
@@ -137,10 +138,5 @@ def _tell_room(work: DistillationJob, ranks: ProcessGroup, max_memory: int | Non
         for name, n in parts.items():
             log.info("%8.3f GB  %s", n / 1e9, name)
         log.info("%8.3f GB  on each of %d devices", sum(parts.values()) / 1e9, ranks.size)
-    if on_gpu:
-        free = int(torch.cuda.mem_get_info()[0])
-    else:
-        import psutil
-
-        free = int(psutil.virtual_memory().available) // ranks.size
+    free = int(torch.cuda.mem_get_info()[0]) if on_gpu else available() // ranks.size
     check_room(parts, min(free, max_memory or free), work.place.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,12 @@ from bonsai_quant.conversion.calibration_file import Calibration, open_calibrati
 from bonsai_quant.conversion.plan import Plan, plan
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE, default_out
 from bonsai_quant.core.errors import UsageError, unknown
-from bonsai_quant.core.schema import NUMPY_DTYPE, PlannedTensor, Progress, TensorSpec, no_progress
+from bonsai_quant.core.schema import PlannedTensor, Progress, TensorSpec, no_progress
 from bonsai_quant.packs.output import check_output
 from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.staging import Staging, kept_for_resume
+from bonsai_quant.storage.tensors import read_rows
 from bonsai_quant.training.write_pipeline import write_pipeline
 
 from .flux2_blocks import MOVES, Weights, fold_double, fold_single
@@ -144,16 +144,6 @@ def as_weights(tensor: PlannedTensor) -> np.ndarray:
 
 def read(tensor: PlannedTensor) -> np.ndarray:
     """A tensor's values as they are stored, put together from its pieces."""
-    parts = []
-    for piece in sorted(tensor.pieces, key=lambda p: p.at):
-        stored = piece.stored
-        fd, _ = fs.open_regular(stored.path)
-        try:
-            n = (piece.stop - piece.start) * stored.row_bytes
-            start = stored.offset + piece.start * stored.row_bytes
-            data = fs.pread(fd, n, start, stored.path)
-        finally:
-            os.close(fd)
-        values = np.frombuffer(data, NUMPY_DTYPE[stored.spec.dtype])
-        parts.append(values.reshape(-1, *stored.spec.shape[1:]))
-    return np.concatenate(parts).reshape(tensor.tensor.shape)
+    pieces = sorted(tensor.pieces, key=lambda p: p.at)
+    rows = [read_rows(p.stored, p.start, p.stop) for p in pieces]
+    return np.concatenate(rows).reshape(tensor.tensor.shape)

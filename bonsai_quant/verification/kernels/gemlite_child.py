@@ -1,4 +1,4 @@
-"""The child process that imports gemlite: python -m bonsai_quant.kernels.gemlite_child IN OUT.
+"""The child process that imports gemlite: see `gemlite_process`; arguments IN OUT.
 
 IN holds the arrays of several tasks as 'index/name'. A task with `x` is a layer to run, one with
 `codes` is a layer to pack. What comes out goes to OUT under 'index/output'; one line of JSON on

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from bonsai_quant.core.child_process import environment
+from bonsai_quant.core.child_process import ChildFailed, ask
 from bonsai_quant.core.requirements import installed
 
 from .result import Status
@@ -26,7 +24,7 @@ Task = dict[str, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class ChildAnswer:
-    """What the child said: `outputs` holds the arrays of each task."""
+    """What came of it: `outputs` holds the arrays of each task."""
 
     status: Status
     reason: str = ""
@@ -46,42 +44,26 @@ def run_child(tasks: Sequence[Task], *, timeout_s: float) -> ChildAnswer:
     with tempfile.TemporaryDirectory(prefix="bonsai-gemlite-") as folder:
         given, taken = Path(folder) / "tasks.npz", Path(folder) / "outputs.npz"
         np.savez(given, allow_pickle=False, **_flat(tasks))
-        command = [sys.executable, "-P", "-m", CHILD, str(given), str(taken)]
         try:
-            done = subprocess.run(
-                command,
-                env=environment(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=timeout_s,
-                check=False,
-            )
+            answer = ask(CHILD, (str(given), str(taken)), timeout_s=timeout_s)
         except subprocess.TimeoutExpired:
             return ChildAnswer("not run", f"gemlite took more than {timeout_s:g} s", version)
-        return _read(done, taken, len(tasks), version)
+        except ChildFailed as e:
+            # It has run no kernel: what could upset one in a layer is checked before.
+            return ChildAnswer("not run", f"gemlite {version} {e}", version)
+        return _read(answer, taken, len(tasks), version)
 
 
-def _read(
-    done: subprocess.CompletedProcess[str], taken: Path, n_tasks: int, version: str | None
-) -> ChildAnswer:
-    """The last line of stdout is the answer in JSON, arrays are in the file `taken`.
-
-    A child that ends badly has run no kernel: what could upset one in a layer is checked before.
-    """
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        reason = f"gemlite {version} ended with code {done.returncode}: {last}"
-        return ChildAnswer("not run", reason, version)
-    said = json.loads(done.stdout.strip().splitlines()[-1])
-    if "not_run" in said:
-        return ChildAnswer("not run", f"{said['not_run']}: {INSTALL}", version)
+def _read(answer: Mapping[str, str], taken: Path, n_tasks: int, version: str | None) -> ChildAnswer:
+    """answer: where the kernels ran, or why they did not.  taken: a file with the arrays."""
+    if "not_run" in answer:
+        return ChildAnswer("not run", f"{answer['not_run']}: {INSTALL}", version)
     outputs: list[Task] = [{} for _ in range(n_tasks)]
     with np.load(taken, allow_pickle=False) as arrays:
         for key, array in arrays.items():
             index, name = key.split("/", 1)
             outputs[int(index)][name] = array
-    return ChildAnswer("passed", "", version, said["where"], outputs)
+    return ChildAnswer("passed", "", version, answer["where"], outputs)
 
 
 def _flat(tasks: Sequence[Task]) -> Task:

@@ -13,7 +13,8 @@ from bonsai_quant.core.version import TOOL
 from bonsai_quant.quantization.solvers import SOLVER_NAMES
 from bonsai_quant.runners import RUNNERS
 from bonsai_quant.sources.shipped import NAMES, PACKS
-from bonsai_quant.verification.verify import BACKENDS, LEVELS
+from bonsai_quant.verification.levels import LEVELS
+from bonsai_quant.verification.verify import BACKENDS
 
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_BONSAI_QUANT_COMPLETE"

@@ -1,36 +1,50 @@
-"""Running a pipeline or a pack: one file or folder per runner, all with the same three parts."""
+"""Runners: a pack or a pipeline -> pictures. A new one is a file here and a row in RUNNERS."""
 
 from __future__ import annotations
 
+import platform
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from bonsai_quant.core.errors import unknown
+from bonsai_quant.core.requirements import MLX, RUN, missing
+
+from .backend import Backend
 
 if TYPE_CHECKING:
     from bonsai_quant.packs.pipeline import Pipeline
 
     from .runner import Runner
 
-RUNNERS = ("torch", "mlx")
+
+def _anywhere(pipeline: Pipeline) -> bool:
+    return True
 
 
-def open_runner(place: Pipeline, backend: str = "auto") -> Runner:
+def _packs_on_apple(pipeline: Pipeline) -> bool:
+    apple = (platform.system(), platform.machine()) == ("Darwin", "arm64")
+    return apple and pipeline.pack is not None
+
+
+_ROWS = (
+    Backend("torch", "torch.runner", "TorchRunner", RUN, _anywhere),
+    Backend("mlx", "mlx.runner", "MlxRunner", MLX, _packs_on_apple),
+)
+RUNNERS = {row.name: row for row in _ROWS}
+"""Later rows suit fewer machines: `auto` takes the last that suits, if its packages are there."""
+REFERENCE = "torch"
+"""The runner of whole pipelines, which packs are compared with."""
+
+
+def open_runner(pipeline: Pipeline, backend: str = "auto") -> Runner:
     """The runner of this name; auto: mlx for a pack on Apple silicon, else torch."""
     if backend not in (*RUNNERS, "auto"):
         raise unknown("backend", backend, ("auto", *RUNNERS))
-    if backend == "mlx" or (backend == "auto" and place.pack is not None and _on_apple()):
-        from .mlx import MlxRunner
-
-        return MlxRunner(place)
-    from bonsai_quant.runners.torch.runner import TorchRunner
-
-    return TorchRunner(place)
+    row = _choose(pipeline) if backend == "auto" else RUNNERS[backend]
+    runner: Runner = getattr(import_module(f"{__name__}.{row.module}"), row.cls)(pipeline)
+    return runner
 
 
-def _on_apple() -> bool:
-    import platform
-
-    from bonsai_quant.core.requirements import MLX, missing
-
-    apple = (platform.system(), platform.machine()) == ("Darwin", "arm64")
-    return apple and not missing(MLX)
+def _choose(pipeline: Pipeline) -> Backend:
+    suited = (r for r in reversed(_ROWS) if r.suits(pipeline) and not missing(r.packages))
+    return next(suited, RUNNERS[REFERENCE])

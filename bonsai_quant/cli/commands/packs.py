@@ -15,7 +15,8 @@ from bonsai_quant.core.errors import VerificationFailed
 from bonsai_quant.packs.diff import diff as run_diff
 from bonsai_quant.packs.inspect import inspect as run_inspect
 from bonsai_quant.publishing.report import report as run_report
-from bonsai_quant.verification.verify import BACKENDS, LEVELS
+from bonsai_quant.verification.levels import LEVELS
+from bonsai_quant.verification.verify import BACKENDS
 from bonsai_quant.verification.verify import verify as run_verify
 
 

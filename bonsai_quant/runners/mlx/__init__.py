@@ -1,5 +1,1 @@
 """The MLX runner: text encoder, transformer and decoder in MLX, on Apple silicon or on a CPU."""
-
-from .runner import MlxRunner
-
-__all__ = ["MlxRunner"]

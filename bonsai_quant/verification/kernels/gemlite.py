@@ -13,12 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .gemlite_process import ChildAnswer, run_child
 from .probe import GROUP, dot_limit, probe_rows, product, relative, worst
 from .result import KernelCheck, Status
+
+if TYPE_CHECKING:
+    from bonsai_quant.core.schema import PackTensor
+    from bonsai_quant.packs.read import Pack
 
 ROWS_STEP = 32
 PARTIAL = 16
@@ -83,6 +88,17 @@ def corner(layer: GemliteLayer, reference: np.ndarray, rows: int, width: int) ->
         np.array([out, groups * GROUP], np.int32),
     )
     return cut, reference[:out, : groups * GROUP]
+
+
+def check_pack(pack: Pack, tensors: Sequence[PackTensor]) -> list[KernelCheck]:
+    """Run gemlite's kernels on some layers of a gemlite pack."""
+    from bonsai_quant.quantization.dequantize import weights
+
+    pairs = []
+    for t in tensors:
+        parts = pack.parts(t)
+        pairs.append((GemliteLayer(t.linear, *parts), weights(pack.layer(t, parts))))
+    return check_layers(pairs)
 
 
 def check_layers(

@@ -7,7 +7,7 @@ and in bf16, as it runs on a device, whose limit is loose: the CPU kernel also s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,9 @@ from .result import KernelCheck
 
 if TYPE_CHECKING:
     import mlx.core as mx
+
+    from bonsai_quant.core.schema import PackTensor
+    from bonsai_quant.packs.read import Pack
 
 BLOCK_WEIGHTS = 1 << 22
 """Weights dequantized at a time: 16 MiB of float32."""
@@ -47,6 +50,18 @@ class MlxLayer:
         """The same layer with only these output rows."""
         arrays = self.weight[rows], self.scales[rows], self.biases[rows]
         return MlxLayer(self.name, *arrays, self.bits)
+
+
+def check_pack(pack: Pack, tensors: Sequence[PackTensor]) -> list[KernelCheck]:
+    """Run MLX on some layers of an mlx pack."""
+    from bonsai_quant.quantization.dequantize import weights
+
+    checks = []
+    for t in tensors:
+        words, scales, biases = parts = pack.parts(t)
+        layer = MlxLayer(t.linear, words, scales, biases, pack.info.bits)
+        checks.append(check_layer(layer, weights(pack.layer(t, parts))))
+    return checks
 
 
 def check_layer(

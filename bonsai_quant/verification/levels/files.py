@@ -12,9 +12,15 @@ from bonsai_quant.packs.manifest import NAME as MANIFEST
 from bonsai_quant.packs.manifest import is_foreign_manifest, read_manifest
 
 from .check import Check
+from .job import Job
 
 
-def check_files(folder: Path) -> Check:
+def check_files(job: Job) -> list[Check]:
+    """Every folder by its own manifest."""
+    return [check_folder(folder) for folder in job.folders]
+
+
+def check_folder(folder: Path) -> Check:
     """Sizes, hashes, and files that are not listed; what another program lists, too."""
     if not (folder / MANIFEST).exists():
         return Check("file", folder.name, "not run", "no manifest to check against")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,12 @@ from bonsai_quant.core.errors import BonsaiError
 from bonsai_quant.core.memory import room_for
 from bonsai_quant.packs.pipeline import Pipeline, locate
 from bonsai_quant.packs.read import Pack
-from bonsai_quant.runners import open_runner
+from bonsai_quant.runners import REFERENCE, open_runner
 from bonsai_quant.runners.runner import Painting, Runner, paint
 
 from .check import Check
-from .pictures import PROMPTS, SEEDS, apart, merged_away, place_of, runners, settings_of
+from .job import Job
+from .pictures import PROMPTS, SEEDS, merged_lora, open_runners, relative_error, settings_of
 
 LEAST_PSNR = 35.0
 """Decibels between two runners of the same pack: an error of 4.5 of 255, which nobody sees.
@@ -26,38 +26,34 @@ Rounding to 8 bits alone gives 59 dB, float32 sums in another order 80 and more.
 """
 
 
-def check_images(
-    packs: Sequence[Pack], backends: Sequence[str], pipeline: str | None, against: str | None
-) -> list[Check]:
-    """Stock diffusers on dense decoded weights is the yardstick of every backend."""
-
-    def find(pack: Pack) -> Pipeline:
-        return place_of(pack, pipeline, against)
-
-    able, checks = runners(packs, backends, find, "image")
-    painted: list[Painting] = []
-    yardsticks: dict[Path, NDArray[np.uint8]] = {}
-    for runner in able:
+def check_images(job: Job) -> list[Check]:
+    """Every runner beside diffusers' own classes on dense decoded weights; then the source."""
+    runners, checks = open_runners(job, "image")
+    paintings: list[Painting] = []
+    dense_pictures: dict[Path, NDArray[np.uint8]] = {}
+    for runner in runners:
         try:
-            made, dense = _both(runner, yardsticks)
+            painting, expected = _paint_both(runner, dense_pictures)
         except BonsaiError as e:
             checks.append(Check("image", _subject(runner), "not run", str(e)))
             continue
-        painted.append(made)
-        found = min(psnr(a, b) for a, b in zip(made.pictures, dense, strict=True))
-        checks.append(
-            Check(
-                "image",
-                f"{_subject(runner)} = dense decoded in diffusers",
-                "passed" if found >= LEAST_PSNR else "failed",
-                f"{found:.1f} dB at least over {len(PROMPTS)} pictures, {LEAST_PSNR:g} are asked",
-                {"psnr": found, "limit": LEAST_PSNR},
-            )
-        )
-    if against and painted:
-        merged = merged_away(packs[0], against, "image")
-        checks.append(merged or _against_source(packs[0], against, painted[0]))
+        paintings.append(painting)
+        checks.append(_against_dense(runner, painting, expected))
+    if job.against and paintings:
+        merged = merged_lora(job.packs[0], job.against, "image")
+        checks.append(merged or _against_source(job.packs[0], job.against, paintings[0]))
     return checks
+
+
+def _against_dense(runner: Runner, painting: Painting, expected: NDArray[np.uint8]) -> Check:
+    least = min(psnr(a, b) for a, b in zip(painting.pictures, expected, strict=True))
+    return Check(
+        "image",
+        f"{_subject(runner)} = dense decoded in diffusers",
+        "passed" if least >= LEAST_PSNR else "failed",
+        f"{least:.1f} dB at least over {len(PROMPTS)} pictures, {LEAST_PSNR:g} are asked",
+        {"psnr": least, "limit": LEAST_PSNR},
+    )
 
 
 def _subject(runner: Runner) -> str:
@@ -65,17 +61,18 @@ def _subject(runner: Runner) -> str:
     return f"{pack.folder.name if pack else ''}: {runner.name}"
 
 
-def _both(
-    runner: Runner, yardsticks: dict[Path, NDArray[np.uint8]]
+def _paint_both(
+    runner: Runner, dense_pictures: dict[Path, NDArray[np.uint8]]
 ) -> tuple[Painting, NDArray[np.uint8]]:
-    """What a runner paints, and the yardstick for its captions.
+    """What a runner paints, and what dense weights paint from the same captions.
 
-    Deployments bring their own text encoders, which say other things of a prompt.
+    dense_pictures: by pipeline, since deployments bring text encoders of their own, which say
+    other things of a prompt.
     """
     place = runner.place
-    if place.pipeline not in yardsticks:
-        yardsticks[place.pipeline] = _dense_pictures(place)
-    return paint(runner, PROMPTS, SEEDS, settings_of(place)), yardsticks[place.pipeline]
+    if place.pipeline not in dense_pictures:
+        dense_pictures[place.pipeline] = _dense_pictures(place)
+    return paint(runner, PROMPTS, SEEDS, settings_of(place)), dense_pictures[place.pipeline]
 
 
 def _dense_pictures(place: Pipeline) -> NDArray[np.uint8]:
@@ -88,15 +85,15 @@ def _dense_pictures(place: Pipeline) -> NDArray[np.uint8]:
     return paint_dense(pipe, PROMPTS, SEEDS, settings_of(place), batch=1)
 
 
-def _against_source(pack: Pack, against: str, mine: Painting) -> Check:
+def _against_source(pack: Pack, against: str, painting: Painting) -> Check:
     source = locate(against)
-    theirs = paint(open_runner(source, "torch"), PROMPTS, SEEDS, settings_of(source))
-    others = np.roll(theirs.pictures, 1, axis=0)
+    reference = paint(open_runner(source, REFERENCE), PROMPTS, SEEDS, settings_of(source))
+    others = np.roll(reference.pictures, 1, axis=0)
     near, chance = (
-        float(np.mean([psnr(a, b) for a, b in zip(mine.pictures, those, strict=True)]))
-        for those in (theirs.pictures, others)
+        float(np.mean([psnr(a, b) for a, b in zip(painting.pictures, pictures, strict=True)]))
+        for pictures in (reference.pictures, others)
     )
-    latents = apart(mine.latents, theirs.latents)
+    latents = relative_error(painting.latents, reference.latents)
     return Check(
         "image",
         f"{pack.folder.name} ~ {against}",

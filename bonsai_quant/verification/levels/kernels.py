@@ -6,22 +6,23 @@ from collections.abc import Sequence
 
 from bonsai_quant.core.schema import PackTensor
 from bonsai_quant.packs.read import Pack
+from bonsai_quant.verification.kernels import KERNELS, check_pack
 
 from .check import Check
-
-KERNELS = ("mlx", "gemlite")
-"""Formats whose clients' own kernels are run."""
+from .job import Job
 
 
-def check_kernels(pack: Pack, backends: Sequence[str], layers: int) -> list[Check]:
-    """Run each backend's own kernels on the smallest packed layers of different shapes."""
-    from bonsai_quant.verification.kernels import check_pack
+def check_kernels(job: Job) -> list[Check]:
+    """Run each pack's own kernels, if it has some, on its smallest layers of different shapes."""
+    return [check for pack in job.packs for check in _check(pack, job)]
 
+
+def _check(pack: Pack, job: Job) -> list[Check]:
     if pack.format.name not in KERNELS:
         return []
-    if pack.format.name not in backends:
+    if pack.format.name not in job.backends:
         return [Check("kernel", pack.folder.name, "not run", "not among the backends asked for")]
-    results = check_pack(pack, _sample(pack.info.packed, layers))
+    results = check_pack(pack, _sample(pack.info.packed, job.layers))
     return [Check("kernel", f"{pack.folder.name}: {r.layer}", r.status, r.reason) for r in results]
 
 

@@ -22,23 +22,23 @@ MOST_RATIO = 8.0
 """Furthest that a group's scale may be from the best one for the source, up or down."""
 
 
-def unlike(pack: Pack, finished: QuantizedTensor) -> tuple[float, str]:
+def unlike(pack: Pack, quantized: QuantizedTensor) -> tuple[float, str]:
     """Cosine of a pack's tensor and the source's, and what is wrong with it, or ''.
 
-    finished: the source's tensor, rounded to the pack's mode.
+    quantized: the source's tensor, rounded to the pack's mode.
     """
     from bonsai_quant.quantization.dequantize import weights, zero_groups
 
-    tensor = finished.planned.tensor
-    if finished.kept is not None:
-        cosine = _cosine(pack.kept(tensor), finished.kept)
-        return cosine, "" if cosine >= LEAST_COSINE else _says(cosine)
-    assert finished.layer is not None
+    tensor = quantized.planned.tensor
+    if quantized.kept is not None:
+        cosine = _cosine(pack.kept(tensor), quantized.kept)
+        return cosine, "" if cosine >= LEAST_COSINE else _too_low(cosine)
+    assert quantized.layer is not None
     layer = pack.layer(tensor)
-    cosine = _cosine(weights(layer), weights(finished.layer))
+    cosine = _cosine(weights(layer), weights(quantized.layer))
     if cosine < LEAST_COSINE:
-        return cosine, _says(cosine)
-    ratio = layer.scales.astype(np.float32) / finished.layer.scales.astype(np.float32)
+        return cosine, _too_low(cosine)
+    ratio = layer.scales.astype(np.float32) / quantized.layer.scales.astype(np.float32)
     wrong = ((ratio > MOST_RATIO) | (ratio < 1 / MOST_RATIO)) & ~zero_groups(layer)
     if wrong.any():
         row, group = (int(i) for i in np.argwhere(wrong)[0])
@@ -55,7 +55,7 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.dot(x, y)) / size if size else 1.0
 
 
-def _says(cosine: float) -> str:
+def _too_low(cosine: float) -> str:
     return (
         f"has a cosine of {cosine:.3f} with the source's; the same layer after any training "
         f"has at least {LEAST_COSINE}"

@@ -1,8 +1,7 @@
-"""What the levels step and image have in common: prompts, places, and what stands in their way."""
+"""What the levels step and image have in common: prompts, pipelines, and reasons not to run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +12,12 @@ from bonsai_quant.core.errors import BonsaiError
 from bonsai_quant.core.schema import PictureSettings
 from bonsai_quant.packs.pipeline import Pipeline, locate
 from bonsai_quant.packs.read import Pack
-from bonsai_quant.runners import open_runner
+from bonsai_quant.runners import RUNNERS, open_runner
 from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.runners.runner import Runner
 
 from .check import Check
+from .job import Job
 
 PROMPTS = (
     "a red circle left of a blue square",
@@ -30,9 +30,9 @@ LARGEST = 256
 """Pixels of a side: enough to tell right from wrong, and a sixteenth of the work of 1024."""
 
 
-def place_of(pack: Pack, pipeline: str | None, against: str | None) -> Pipeline:
-    """Where the other parts of a pack are."""
-    return locate(str(pack.folder), pipeline=pipeline, spare=against)
+def pipeline_for(pack: Pack, job: Job) -> Pipeline:
+    """A pack with the other parts of its pipeline."""
+    return locate(str(pack.folder), pipeline=job.pipeline, spare=job.against)
 
 
 def settings_of(place: Pipeline) -> PictureSettings:
@@ -43,23 +43,21 @@ def settings_of(place: Pipeline) -> PictureSettings:
     )
 
 
-def runners(
-    packs: Sequence[Pack], backends: Sequence[str], find: Callable[[Pack], Pipeline], level: str
-) -> tuple[list[Runner], list[Check]]:
-    """One runner for each backend, on its own format where it is there; or why there is none."""
-    found, missing = [], []
-    for backend in backends:
-        pack = next((p for p in packs if p.format.name == backend), packs[0])
-        subject = f"{pack.folder.name}: {backend}"
+def open_runners(job: Job, level: str) -> tuple[list[Runner], list[Check]]:
+    """A runner for each backend, on the format of its name if it is there; or why there is none."""
+    opened: list[Runner] = []
+    not_run: list[Check] = []
+    for backend in (b for b in job.backends if b in RUNNERS and job.packs):
+        pack = next((p for p in job.packs if p.format.name == backend), job.packs[0])
         try:
-            found.append(open_runner(find(pack), backend))
+            opened.append(open_runner(pipeline_for(pack, job), backend))
         except BonsaiError as e:
-            missing.append(Check(level, subject, "not run", str(e)))
-    return found, missing
+            not_run.append(Check(level, f"{pack.folder.name}: {backend}", "not run", str(e)))
+    return opened, not_run
 
 
-def merged_away(pack: Pack, against: str, level: str) -> Check | None:
-    """Beside a source without the LoRA of its pack, figures would tell of the LoRA."""
+def merged_lora(pack: Pack, against: str, level: str) -> Check | None:
+    """Why a pack with a LoRA is not compared: figures would tell of the LoRA, not of the pack."""
     if pack.manifest is None or not pack.manifest.source.lora:
         return None
     names = ", ".join(a.name for a in pack.manifest.source.lora)
@@ -67,7 +65,7 @@ def merged_away(pack: Pack, against: str, level: str) -> Check | None:
     return Check(level, f"{pack.folder.name} ~ {against}", "not run", detail)
 
 
-def apart(a: NDArray[Any], b: NDArray[Any]) -> float:
+def relative_error(a: NDArray[Any], b: NDArray[Any]) -> float:
     """||a - b|| / ||b|| in float64; infinite where a is no number."""
     x, y = a.astype(np.float64), b.astype(np.float64)
     distance = float(np.linalg.norm(x - y))

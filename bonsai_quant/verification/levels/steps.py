@@ -15,12 +15,21 @@ from bonsai_quant.core.errors import BonsaiError
 from bonsai_quant.core.memory import room_for
 from bonsai_quant.packs.pipeline import Pipeline, locate
 from bonsai_quant.packs.read import Pack
-from bonsai_quant.runners import open_runner
+from bonsai_quant.runners import REFERENCE, open_runner
 from bonsai_quant.runners.runner import Runner, start
 from bonsai_quant.runners.sampling import PIXELS, Latents, Velocity, levels, walk
 
 from .check import Check, Status
-from .pictures import PROMPTS, SEEDS, apart, merged_away, place_of, runners, settings_of
+from .job import Job
+from .pictures import (
+    PROMPTS,
+    SEEDS,
+    merged_lora,
+    open_runners,
+    pipeline_for,
+    relative_error,
+    settings_of,
+)
 
 LIMITS = {"float32": 1e-4, "bfloat16": 5e-2}
 """Largest relative error of a velocity whose weights are the same numbers.
@@ -37,32 +46,27 @@ the halves of the last norm exchanged 0.29 and 0.37.
 """
 
 
-def check_steps(
-    packs: Sequence[Pack], backends: Sequence[str], pipeline: str | None, against: str | None
-) -> list[Check]:
-    """Every backend against stock diffusers on dense decoded weights; then against the source."""
-
-    def find(pack: Pack) -> Pipeline:
-        return place_of(pack, pipeline, against)
-
-    able, checks = runners(packs, backends, find, "step")
-    if not able:
+def check_steps(job: Job) -> list[Check]:
+    """Every runner beside diffusers' own class on dense decoded weights; then the source."""
+    runners, checks = open_runners(job, "step")
+    if not runners:
         return checks
+    pack, against = job.packs[0], job.against
     try:
-        probe = Probe(find(packs[0]), able, against)
+        probe = Probe(pipeline_for(pack, job), runners, against)
     except BonsaiError as e:
-        return [*checks, Check("step", packs[0].folder.name, "not run", str(e))]
+        return [*checks, Check("step", pack.folder.name, "not run", str(e))]
     try:
-        dense = probe.dense(packs[0])
+        dense = probe.dense(pack)
     except BonsaiError as e:
-        checks += [Check("step", f"{r.place.name}: {r.name}", "not run", str(e)) for r in able]
+        checks += [Check("step", f"{r.place.name}: {r.name}", "not run", str(e)) for r in runners]
         dense = []
-    for runner in able if dense else ():
-        checks.append(_agrees(runner, probe, dense))
-    if against and able:
-        got = dense or probe.velocities(able[0])
-        merged = merged_away(packs[0], against, "step")
-        checks.append(merged or _against_source(packs[0], against, probe, got, able[0]))
+    for runner in runners if dense else ():
+        checks.append(_against_dense(runner, probe, dense))
+    if against:
+        velocities = dense or probe.velocities(runners[0])
+        merged = merged_lora(pack, against, "step")
+        checks.append(merged or _against_source(pack, against, probe, velocities, runners[0]))
     return checks
 
 
@@ -73,38 +77,38 @@ class Probe:
     pack's where there is no source.  final: where they lead.
     """
 
-    def __init__(self, place: Pipeline, able: Sequence[Runner], against: str | None) -> None:
+    def __init__(self, place: Pipeline, runners: Sequence[Runner], against: str | None) -> None:
         self.settings = settings_of(place)
-        self.captions = _captions(able, self.settings.max_sequence_length)
+        self.captions = _captions(runners, self.settings.max_sequence_length)
         noise = start(SEEDS, self.settings, place.channels)
         tokens = (self.settings.height // PIXELS) * (self.settings.width // PIXELS)
         self.sigmas = levels(tokens, self.settings.num_inference_steps)
         self.states: list[Latents] = []
         self.own: list[Latents] = []
-        leader = open_runner(locate(against), "torch") if against else able[0]
+        leader = open_runner(locate(against), REFERENCE) if against else runners[0]
         with leader.transformer() as velocity:
-            self.final = walk(self._noting(velocity), noise, self.captions, self.sigmas)[-1]
+            self.final = walk(self._recorded(velocity), noise, self.captions, self.sigmas)[-1]
 
-    def _noting(self, velocity: Velocity) -> Velocity:
-        def noted(z: Latents, sigma: float, captions: NDArray[np.float32]) -> Latents:
+    def _recorded(self, velocity: Velocity) -> Velocity:
+        def recorded(z: Latents, sigma: float, captions: NDArray[np.float32]) -> Latents:
             self.states.append(z)
             self.own.append(velocity(z, sigma, captions))
             return self.own[-1]
 
-        return noted
+        return recorded
 
     def at(self, velocity: Velocity) -> list[Latents]:
-        """What a transformer says at every state."""
-        levels_of = zip(self.states, self.sigmas[:-1], strict=True)
-        return [velocity(z, sigma, self.captions) for z, sigma in levels_of]
+        """A transformer's velocity at every state."""
+        pairs = zip(self.states, self.sigmas[:-1], strict=True)
+        return [velocity(z, sigma, self.captions) for z, sigma in pairs]
 
     def velocities(self, runner: Runner) -> list[Latents]:
-        """What a runner's transformer says at every state."""
+        """The velocity of a runner's transformer at every state."""
         with runner.transformer() as velocity:
             return self.at(velocity)
 
     def dense(self, pack: Pack) -> list[Latents]:
-        """What diffusers' own class says with the pack's weights in float32."""
+        """The same of diffusers' own class, with the pack's weights in float32."""
         import torch
 
         from bonsai_quant.runners.torch.dense import dense_transformer
@@ -117,12 +121,12 @@ class Probe:
             return self.at(lambda *state: velocity_of(model, *state))
 
     def rollout(self, velocity: Velocity) -> Latents:
-        """Where a transformer's own way leads from the same noise."""
+        """The latents that a transformer reaches by itself from the same noise."""
         return walk(velocity, self.states[0], self.captions, self.sigmas)[-1]
 
 
-def _agrees(runner: Runner, probe: Probe, dense: list[Latents]) -> Check:
-    errors = [apart(a, b) for a, b in zip(probe.velocities(runner), dense, strict=True)]
+def _against_dense(runner: Runner, probe: Probe, dense: list[Latents]) -> Check:
+    errors = [relative_error(a, b) for a, b in zip(probe.velocities(runner), dense, strict=True)]
     limit = LIMITS[runner.computes]
     status: Status = "passed" if max(errors) <= limit else "failed"
     return Check(
@@ -139,30 +143,30 @@ def _folder(place: Pipeline) -> str:
     return place.pack.folder.name if place.pack else place.name
 
 
-def _captions(able: Sequence[Runner], length: int) -> NDArray[np.float32]:
+def _captions(runners: Sequence[Runner], length: int) -> NDArray[np.float32]:
     """By the first runner that can load the text encoder: not all read every quantization."""
-    for runner in able[:-1]:
+    for runner in runners[:-1]:
         try:
             return runner.encode(PROMPTS, length)
         except BonsaiError:
             continue
-    return able[-1].encode(PROMPTS, length)
+    return runners[-1].encode(PROMPTS, length)
 
 
 def _against_source(
-    pack: Pack, against: str, probe: Probe, got: list[Latents], runner: Runner
+    pack: Pack, against: str, probe: Probe, velocities: list[Latents], runner: Runner
 ) -> Check:
     """Figures at each noise level; a failure where the velocity has nothing of the source's."""
     rows = [
-        {"noise_level": sigma, "cosine": _cosine(mine, own), "relative_error": apart(mine, own)}
-        for sigma, mine, own in zip(probe.sigmas[:-1], got, probe.own, strict=True)
+        {"noise_level": sigma, "cosine": _cosine(v, own), "relative_error": relative_error(v, own)}
+        for sigma, v, own in zip(probe.sigmas[:-1], velocities, probe.own, strict=True)
     ]
     with runner.transformer() as velocity:
-        drift = apart(probe.rollout(velocity), probe.final)
-    told = " | ".join(
+        drift = relative_error(probe.rollout(velocity), probe.final)
+    table = " | ".join(
         "{noise_level:.3f}: {cosine:.3f}, {relative_error:.3f}".format(**r) for r in rows
     )
-    detail = f"noise level: cosine, relative error | {told} | "
+    detail = f"noise level: cosine, relative error | {table} | "
     detail += f"its own way ends {drift:.3f} from the source's"
     lost = min(r["cosine"] for r in rows) < LEAST_COSINE
     if lost:

@@ -1,0 +1,161 @@
+"""Level codes, with a source: its weights quantized again give the same codes and scales."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from bonsai_quant.core.recipe import Recipe
+from bonsai_quant.core.schema import PackInfo
+from bonsai_quant.packs.read import Pack
+
+from .check import Check
+from .job import Job
+from .likeness import unlike
+
+if TYPE_CHECKING:
+    from bonsai_quant.conversion.plan import Plan
+    from bonsai_quant.conversion.quantize_tensor import QuantizedTensor
+    from bonsai_quant.packs.manifest import Manifest
+
+
+class Comparison(NamedTuple):
+    """One tensor beside the source's, quantized again.
+
+    difference: where they differ, or ''.  cosine: of their weights.
+    unlikeness: why they cannot be the same layer, or ''.
+    """
+
+    difference: str
+    cosine: float
+    unlikeness: str
+
+
+def check_against(job: Job) -> list[Check]:
+    """Quantize the source again, with the recipe that the manifest names.
+
+    A pack without a recipe, or made from another source as distilled ones are, is held against
+    the source's weights by their likeness.
+    """
+    return [_check(job.packs[0], job.against, job)] if job.against and job.packs else []
+
+
+def _check(pack: Pack, source: str, job: Job) -> Check:
+    from bonsai_quant.conversion.checks import Checks
+    from bonsai_quant.conversion.stream import run
+
+    subject = f"{pack.folder.name} = {source}"
+    manifest = pack.manifest if pack.manifest and pack.manifest.source.files else None
+    if missing := _missing_option(manifest, job):
+        return Check("codes", subject, "not run", missing)
+    plan = _plan(pack, manifest, source, job)
+    if _inventory(plan.info) != _inventory(pack.info):
+        return Check("codes", subject, "failed", "the source holds other tensors")
+    if problem := _other_inputs(manifest, job, plan):
+        return Check("codes", subject, "failed", problem)
+    comparisons: dict[str, Comparison] = {}
+    lock = threading.Lock()
+
+    def compare(finished: QuantizedTensor) -> None:
+        comparison = Comparison(_difference(pack, finished), *unlike(pack, finished))
+        with lock:
+            comparisons[finished.planned.tensor.name] = comparison
+
+    checks = Checks(zeros=False, magnitudes=False)
+    digests = run(plan, compare, checks=checks, progress=job.progress)
+    same_source = (
+        manifest is not None and {f["name"]: f["sha256"] for f in manifest.source.files} == digests
+    )
+    return _conclude(subject, comparisons, same_source, manifest)
+
+
+def _missing_option(manifest: Manifest | None, job: Job) -> str:
+    """What is needed to quantize again and was not given, or ''."""
+    if manifest and manifest.source.lora and not job.lora:
+        names = ", ".join(f"{a.name}:{a.scale:g}" for a in manifest.source.lora)
+        return f"{names} was merged into the source -> pass --lora"
+    if manifest and manifest.calibration and job.calibration is None:
+        return f"{manifest.recipe['solver']} was guided by a calibration -> pass --calibration"
+    return ""
+
+
+def _other_inputs(manifest: Manifest | None, job: Job, plan: Plan) -> str:
+    """What was given and is not what the pack was made with, or ''."""
+    if manifest is None:
+        return ""
+    if (
+        manifest.calibration
+        and plan.calibration
+        and plan.calibration.sha256 != (manifest.calibration)
+    ):
+        return f"{job.calibration} is not the one that guided it"
+    expected = {(a.sha256, a.scale, a.config): a for a in manifest.source.lora}
+    given = {(a.sha256, a.scale, a.config): a for a in plan.loras}
+    if wrong := sorted(given.keys() - expected.keys(), key=str):
+        lora = given[wrong[0]]
+        return f"{lora.path} at scale {lora.scale:g} is not what was merged into its source"
+    if absent := sorted(expected.keys() - given.keys(), key=str):
+        return f"{expected[absent[0]].name} was merged into its source, too"
+    return ""
+
+
+def _plan(pack: Pack, manifest: Manifest | None, source: str, job: Job) -> Plan:
+    from bonsai_quant.conversion.plan import plan
+
+    recipe = Recipe.model_validate(manifest.recipe) if manifest else None
+    return plan(
+        source,
+        recipe=recipe,
+        mode=None if recipe else pack.info.mode,
+        threads=job.threads,
+        calibration=job.calibration if manifest and manifest.calibration else None,
+        lora=job.lora,
+        lora_partial=manifest is not None and any(a.ignored for a in manifest.source.lora),
+        transformer_only=True,
+    )
+
+
+def _conclude(
+    subject: str,
+    comparisons: dict[str, Comparison],
+    same_source: bool,
+    manifest: Manifest | None,
+) -> Check:
+    """comparisons: by tensor.  same_source: whether every code and value must be the same."""
+    problems = {
+        name: c.difference if same_source else c.unlikeness for name, c in comparisons.items()
+    }
+    wrong = min((name for name, problem in problems.items() if problem), default=None)
+    if wrong is not None:
+        return Check("codes", subject, "failed", f"{wrong}: {problems[wrong]}")
+    if same_source:
+        return Check("codes", subject, "passed", "quantized again: the same codes and values")
+    least = min(comparisons, key=lambda name: comparisons[name].cosine)
+    why = "made from another source" if manifest else "no recipe to repeat"
+    detail = f"{why}; every tensor resembles the source's, {least} least of all"
+    return Check("codes", subject, "passed", f"{detail}: cosine {comparisons[least].cosine:.3f}")
+
+
+def _inventory(info: PackInfo) -> list[tuple[str, tuple[int, ...], bool]]:
+    return [(t.name, t.shape, t.packed) for t in info.tensors]
+
+
+def _difference(pack: Pack, quantized: QuantizedTensor) -> str:
+    """The first code, scale or kept value of a pack that is not the source's, or ''."""
+    tensor = quantized.planned.tensor
+    if quantized.kept is not None:
+        same = np.array_equal(pack.kept(tensor).view(np.uint16), quantized.kept.view(np.uint16))
+        return "" if same else "kept values are not those of the source"
+    assert quantized.layer is not None
+    layer = pack.layer(tensor)
+    for kind, ours, expected in (
+        ("code byte", layer.codes, quantized.layer.codes),
+        ("scale", layer.scales, quantized.layer.scales),
+    ):
+        wrong = ours != expected
+        if wrong.any():
+            row, at = (int(i) for i in np.argwhere(wrong)[0])
+            return f"row {row}, {kind} {at}: {ours[row, at]}, expected {expected[row, at]}"
+    return ""

@@ -112,7 +112,7 @@ def plan(
     chosen = check_formats(parse_formats(formats))
     workers, setting = choose_threads(threads)
     parts = not transformer_only and any(f in DEPLOYMENTS for f in chosen)
-    found = open_source(source, revision=revision, strict=strict, parts=parts)
+    found = open_source(source, revision=revision, strict=strict, components=parts)
     _check_base(found, used)
     loras = open_adapters(lora, found.model, partial=lora_partial)
     tensors = _decide(found, used, loras)
@@ -121,7 +121,7 @@ def plan(
         found.model.base, used.mode, dict(found.config), tuple(t.tensor for t in tensors)
     )
     calibrated = _calibration(calibration, used, info, loras)
-    beside = deployments(found.parts, chosen)
+    beside = deployments(found.components, chosen)
     memory = _memory(info, tensors, workers, calibrated, beside)
     if max_memory is not None and max_memory < memory:
         raise UsageError(

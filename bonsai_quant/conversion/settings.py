@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from bonsai_quant.core.errors import BadInput, UsageError, suggest, unknown
-from bonsai_quant.core.recipe import Recipe, _UniqueKeyLoader, parse_recipe
+from bonsai_quant.core.recipe import Recipe, UniqueKeyLoader, parse_recipe
 from bonsai_quant.core.schema import MODES
 from bonsai_quant.core.threads import Setting
 from bonsai_quant.quantization.solvers import SOLVER_NAMES, SOLVERS
@@ -111,7 +111,7 @@ def read_mapping(place: str | Path) -> tuple[dict[Any, Any], Path]:
             raise UsageError(f"no recipe {str(place)[:300]!r}", hint="give a YAML file")
         path = known
     try:
-        data = yaml.load(fs.read_small(path, 1 << 20).decode(), Loader=_UniqueKeyLoader)
+        data = yaml.load(fs.read_small(path, 1 << 20).decode(), Loader=UniqueKeyLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as e:  # ValueError: numbers, dates, UTF-8
         reason = " ".join(str(e).split())[:300]
         raise BadInput(f"is not YAML: {reason}", where=str(path), hint="mend the file") from e

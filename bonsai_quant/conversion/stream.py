@@ -18,7 +18,7 @@ import numpy as np
 from bonsai_quant.core.schema import NUMPY_DTYPE, Progress, Span, no_progress
 from bonsai_quant.core.threads import Pool
 from bonsai_quant.sources.checkpoint import SourceFile
-from bonsai_quant.sources.remote import _compare_with_hub, download
+from bonsai_quant.sources.remote import compare_with_hub, download
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.containers.safetensors import parse_header
 
@@ -81,7 +81,7 @@ def run(
                     pool.submit(solve, span, _typed(span, data))
             pool.drain()
             digests[file.name] = hasher.hexdigest()
-            _compare_with_hub(source, file, digests[file.name])
+            compare_with_hub(source, file, digests[file.name])
     for lora in plan.loras:
         lora.check_unchanged()
     return digests

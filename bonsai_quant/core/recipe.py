@@ -100,7 +100,7 @@ def _nearest(pattern: str, names: list[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class UniqueKeyLoader(yaml.SafeLoader):
     """YAML's own loader lets the second of two equal keys win."""
 
 
@@ -113,7 +113,7 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any
     return loader.construct_mapping(node, deep=True)
 
 
-_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
+UniqueKeyLoader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
 
 
 class Calibrating(pydantic.BaseModel):

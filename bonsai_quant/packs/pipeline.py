@@ -12,8 +12,8 @@ from typing import Any
 
 from bonsai_quant.core.errors import BadInput, Unsupported, UsageError
 from bonsai_quant.sources.components import CLASS, INDEX
-from bonsai_quant.sources.components.layout import FOLDERS, PARTS
-from bonsai_quant.sources.remote import _cached
+from bonsai_quant.sources.components.layout import CLASSES, PLACES
+from bonsai_quant.sources.remote import cached_pipeline
 from bonsai_quant.sources.shipped import find_shipped
 from bonsai_quant.storage.strict_json import read_json
 
@@ -48,7 +48,7 @@ class Pipeline:
 
     def part(self, name: str) -> Path:
         """The folder of a part."""
-        folders = [self.pipeline / f for f in FOLDERS[name]]
+        folders = [self.pipeline / f for f in PLACES[name]]
         found = next((f for f in folders if f.is_dir()), None)
         if found is None:
             raise BadInput(
@@ -100,7 +100,7 @@ def _is_pipeline(folder: Path) -> bool:
 def missing_parts(folder: Path) -> list[str]:
     """What a pack's folder lacks to run alone; a scheduler's settings are Klein's anyway."""
     parts = ("text_encoder", "tokenizer", "vae")
-    return [p for p in parts if not any((folder / f).is_dir() for f in FOLDERS[p])]
+    return [p for p in parts if not any((folder / f).is_dir() for f in PLACES[p])]
 
 
 def _source_of(pack: Pack) -> Path | None:
@@ -135,7 +135,7 @@ def find_pipeline(place: str) -> Path:
 
 
 def _named(name: str) -> Path:
-    folder = find_shipped(name) or _cached(name)
+    folder = find_shipped(name) or cached_pipeline(name)
     check_pipeline(folder)
     return folder
 
@@ -153,7 +153,7 @@ def check_pipeline(folder: Path) -> None:
     if not isinstance(said, dict) or said.get("_class_name") != CLASS:
         found = str(said.get("_class_name") if isinstance(said, dict) else said)[:80]
         raise Unsupported(f"is for {found!r}, not {CLASS}", where=str(index), hint="give another")
-    for part, classes in PARTS.items():
+    for part, classes in CLASSES.items():
         _check_part(index, part, classes, said.get(part))
 
 

@@ -43,9 +43,9 @@ class Source:
     """A recognised checkpoint. place: as the user named it. files: in reading order.
 
     From the Hub: its id, the commit, and the sha256 that the Hub announces, by `SourceFile.name`.
-    Its files may still be away: `hub.download` brings them to their paths.
+    Its files may still be away: `remote.download` brings them to their paths.
     shipped: its name when it comes with this program.
-    parts: the pipeline's others, when they were asked for and are there.
+    components: the pipeline's others, when they were asked for and are there.
     """
 
     place: str
@@ -56,7 +56,7 @@ class Source:
     revision: str | None = None
     hub_sha256: Mapping[str, str] = field(default_factory=dict)
     shipped: str | None = None
-    parts: Components | None = None
+    components: Components | None = None
 
     @property
     def origin(self) -> str | None:
@@ -72,7 +72,7 @@ class Source:
 
     @property
     def root(self) -> Path:
-        """The model's own folder, where its card is, and its other parts."""
+        """The model's own folder, where its card is, and its other components."""
         folder = self.files[0].path.parent
         return folder.parent if folder.name == "transformer" else folder
 

@@ -19,7 +19,7 @@ from bonsai_quant.storage.containers.safetensors import MAX_HEADER
 from bonsai_quant.storage.strict_json import read_json
 
 from .checkpoint import Source
-from .components import INDEX, Components, names_klein
+from .components import INDEX, Algorithm, Components, names_klein
 from .remote_files import is_read
 
 MAGIC_BYTES = 512
@@ -27,7 +27,7 @@ MAGIC_BYTES = 512
 
 
 @contextmanager
-def _named(folder: str, shown: str) -> Iterator[None]:
+def naming_the_hub(folder: str, shown: str) -> Iterator[None]:
     """Name the Hub, not a temporary folder, in the errors of the readers."""
     try:
         yield
@@ -39,7 +39,7 @@ def _named(folder: str, shown: str) -> Iterator[None]:
         raise
 
 
-def _copy_headers(commit: Commit, files: Iterable[Remote], mirror: Path) -> None:
+def copy_headers(commit: Commit, files: Iterable[Remote], mirror: Path) -> None:
     """Files of the real sizes, sparse: configs and indices whole, weights with their headers."""
     for file in files:
         data = _whole(commit, file) if is_read(file) else b""
@@ -51,11 +51,11 @@ def _copy_headers(commit: Commit, files: Iterable[Remote], mirror: Path) -> None
             os.truncate(path, file.size)
 
 
-def _copy_parts(commit: Commit, files: Iterable[Remote], mirror: Path) -> None:
+def copy_component_headers(commit: Commit, files: Iterable[Remote], mirror: Path) -> None:
     """The same of a pipeline's other parts; of another pipeline, only what says so."""
-    _copy_headers(commit, (f for f in files if f.path == INDEX), mirror)
+    copy_headers(commit, (f for f in files if f.path == INDEX), mirror)
     if (mirror / INDEX).is_file() and names_klein(read_json(mirror / INDEX)):
-        _copy_headers(commit, (f for f in files if f.path != INDEX), mirror)
+        copy_headers(commit, (f for f in files if f.path != INDEX), mirror)
 
 
 def _read_header(commit: Commit, file: Remote) -> bytes:
@@ -79,7 +79,7 @@ def _range(commit: Commit, file: Remote, start: int, stop: int) -> bytes:
     )
 
 
-def _moved(source: Source, folder: Path) -> Source:
+def moved(source: Source, folder: Path) -> Source:
     """The same source, with its files in `folder`, where they are not yet."""
 
     def at(stored: StoredTensor) -> StoredTensor:
@@ -93,7 +93,7 @@ def _moved(source: Source, folder: Path) -> Source:
     return replace(source, files=files, model=replace(source.model, tensors=tensors))
 
 
-def _moved_parts(parts: Components | None, mirror: Path, commit: Commit) -> Components | None:
+def moved_components(parts: Components | None, mirror: Path, commit: Commit) -> Components | None:
     """The same for a pipeline's other parts."""
     if parts is None:
         return None
@@ -102,18 +102,24 @@ def _moved_parts(parts: Components | None, mirror: Path, commit: Commit) -> Comp
     def at(stored: StoredTensor) -> StoredTensor:
         return replace(stored, path=snapshot / stored.path.relative_to(mirror))
 
-    moved = replace(
+    text_encoder = replace(
         encoder,
         folder=snapshot / encoder.folder.relative_to(mirror),
         tensors=tuple(at(t) for t in encoder.tensors),
         unused=tuple(at(t) for t in encoder.unused),
     )
     files = tuple(replace(f, path=snapshot / f.name, identity=ABSENT) for f in parts.files)
-    return _announced(replace(parts, files=files, encoder=moved), commit)
+    return with_announced_hashes(replace(parts, files=files, encoder=text_encoder), commit)
 
 
-def _announced(parts: Components, commit: Commit) -> Components:
+def with_announced_hashes(parts: Components, commit: Commit) -> Components:
     """With the hashes that the Hub announces."""
-    hashes = {f.path: f.sha256 or f.blob for f in commit.files}
-    files = tuple(replace(f, announced=hashes.get(f.name, "")) for f in parts.files)
+    remote = {f.path: f for f in commit.files}
+    files = tuple(replace(f, announced=_announced(remote.get(f.name))) for f in parts.files)
     return replace(parts, files=files)
+
+
+def _announced(file: Remote | None) -> tuple[Algorithm, str] | None:
+    if file is None or not (file.sha256 or file.blob):
+        return None
+    return ("sha256", file.sha256) if file.sha256 else ("git", file.blob)

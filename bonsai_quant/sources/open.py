@@ -17,38 +17,36 @@ log = logging.getLogger(__name__)
 
 
 def open_source(
-    place: str, *, revision: str | None = None, strict: bool = False, parts: bool = False
+    place: str, *, revision: str | None = None, strict: bool = False, components: bool = False
 ) -> Source:
     """A path, or `org/name[@revision]` on the Hub, or the bare name of a shipped model.
 
-    parts: look for the pipeline's other parts, too.
+    components: look for the pipeline's other components, too.
     """
     path = Path(place)
     if place and os.path.lexists(path):
         if revision is not None:
             raise UsageError(f"{place} is a path: --revision is for the Hub", hint="leave it out")
         log.info("%s is a path on this machine", printable(place))
-        return replace(
-            read_source(path, strict=strict), parts=find_components(path) if parts else None
-        )
+        source = read_source(path, strict=strict)
+        return replace(source, components=find_components(path) if components else None)
     if folder := find_shipped(place):
         if revision is not None:
             raise UsageError(f"{place} has no revisions: they are on the Hub", hint="leave it out")
         log.info("%s comes with this program", place)
-        found, others = (
-            read_source(folder, strict=strict),
-            find_components(folder) if parts else None,
-        )
-        return replace(found, place=place, shipped=place, parts=others)
+        source, others = read_source(folder, strict=strict), None
+        if components:
+            others = find_components(folder)
+        return replace(source, place=place, shipped=place, components=others)
     from bonsai_quant.hub.listing import split_id
 
     from .remote import fetch
 
-    if named := split_id(place):
-        name, at = named
+    if name_and_revision := split_id(place):
+        name, at = name_and_revision
         if revision and at and revision != at:
             raise UsageError(f"two revisions: {at!r} and --revision {revision!r}", hint="give one")
-        return fetch(name, revision or at or None, strict=strict, parts=parts)
+        return fetch(name, revision or at or None, strict=strict, components=components)
     raise UsageError(
         f"no file, folder or Hub id {place[:300]!r}",
         hint=f"give a path, org/name for the Hub, or {' or '.join(NAMES)}, which comes with this "

@@ -30,36 +30,46 @@ from bonsai_quant.storage.strict_json import strict_json
 
 from .checkpoint import Source, SourceFile, read_source
 from .components import INDEX, find_components
-from .header_mirror import _announced, _copy_headers, _copy_parts, _moved, _moved_parts, _named
-from .remote_files import choose, choose_papers, choose_parts, is_read
+from .header_mirror import (
+    copy_component_headers,
+    copy_headers,
+    moved,
+    moved_components,
+    naming_the_hub,
+    with_announced_hashes,
+)
+from .remote_files import choose, choose_components, choose_papers, is_read
 from .shards import INDEX_SUFFIX
 from .shipped import NAMES
 
 log = logging.getLogger(__name__)
 
 
-def fetch(name: str, revision: str | None, *, strict: bool = False, parts: bool = False) -> Source:
+def fetch(
+    name: str, revision: str | None, *, strict: bool = False, components: bool = False
+) -> Source:
     """A model on the Hub, from its headers alone. revision: branch, tag or commit.
 
     Its files' paths are where `download` puts them. What is in the cache is not asked for again.
-    parts: look for the pipeline's other parts, too.
+    components: look for the pipeline's other components, too.
     """
     commit = resolve(name, revision or "")
-    files, others = choose(commit), choose_parts(commit) if parts else ()
+    files, others = choose(commit), choose_components(commit) if components else ()
     if all(commit.local(f).is_file() for f in (*files, *others)):
-        found = _read_cached(commit, files, others, strict=strict)
+        source = _read_cached(commit, files, others, strict=strict)
     else:
-        with tempfile.TemporaryDirectory() as folder, _named(folder, commit.place):
+        with tempfile.TemporaryDirectory() as folder, naming_the_hub(folder, commit.place):
             mirror = Path(folder, commit.name)
-            _copy_headers(commit, files, mirror)
-            _copy_parts(commit, others, mirror)
-            found = _moved(read_source(mirror, strict=strict), commit.local(files[0]).parent)
-            if parts:
-                found = replace(found, parts=_moved_parts(find_components(mirror), mirror, commit))
-    if parts and found.parts is None and client.offline():
+            copy_headers(commit, files, mirror)
+            copy_component_headers(commit, others, mirror)
+            source = moved(read_source(mirror, strict=strict), commit.local(files[0]).parent)
+            if components:
+                away = moved_components(find_components(mirror), mirror, commit)
+                source = replace(source, components=away)
+    if components and source.components is None and client.offline():
         log.warning("%s: its other parts are not in the cache, packs go without", commit.place)
     hashes = {f.name: f.sha256 for f in files if f.sha256 and f.name.endswith(WEIGHTS)}
-    return replace(found, place=commit.place, hub_id=name, revision=commit.sha, hub_sha256=hashes)
+    return replace(source, place=commit.place, hub_id=name, revision=commit.sha, hub_sha256=hashes)
 
 
 def download(source: Source) -> Source:
@@ -67,21 +77,24 @@ def download(source: Source) -> Source:
     if source.hub_id is None or source.revision is None:
         return source
     commit = resolve(source.hub_id, source.revision)
-    files, others = choose(commit), choose_parts(commit) if source.parts else ()
+    files, others = choose(commit), choose_components(commit) if source.components else ()
     every = dict.fromkeys((*files, *others, *choose_papers(commit)))
     missing = [f for f in every if not commit.local(f).is_file()]
     check_cache_room(commit, missing)
     for file in missing:
         bring(commit, file)
-    found = _read_cached(commit, files, others)
-    if (found.model, found.config) != (source.model, source.config) or (
-        found.parts and source.parts and found.parts.encoder != source.parts.encoder
-    ):
+    local = _read_cached(commit, files, others)
+    if (local.model, local.config) != (source.model, source.config) or _differ(local, source):
         raise HubMismatch(
             "the files are not those whose headers were read", where=source.place, hint="run again"
         )
     remember(replace(commit, revision=source.place.partition("@")[2]))
-    return replace(source, files=found.files, parts=found.parts)
+    return replace(source, files=local.files, components=local.components)
+
+
+def _differ(a: Source, b: Source) -> bool:
+    """Whether both have a text encoder, and not the same one."""
+    return bool(a.components and b.components and a.components.encoder != b.components.encoder)
 
 
 def _read_cached(
@@ -99,21 +112,22 @@ def _read_cached(
     folder = commit.local(files[0]).parent
     _check_shards(commit, files)
     try:
-        found = read_source(folder, strict=strict)
-        parts = find_components(commit.snapshot) if others else None
+        source = read_source(folder, strict=strict)
+        components = find_components(commit.snapshot) if others else None
     except BadInput:
         for file in (*files, *others):
             _check_large(commit, file)
         raise
-    return replace(found, parts=_announced(parts, commit) if parts else None)
+    announced = with_announced_hashes(components, commit) if components else None
+    return replace(source, components=announced)
 
 
 def _check_large(commit: Commit, file: Remote) -> None:
     if not file.sha256:
         return
-    _, found = fs.sha256_file(commit.local(file))
-    if found != file.sha256:
-        raise mismatch(commit, file, f"has sha256 {found}, the Hub announced {file.sha256}")
+    _, sha256 = fs.sha256_file(commit.local(file))
+    if sha256 != file.sha256:
+        raise mismatch(commit, file, f"has sha256 {sha256}, the Hub announced {file.sha256}")
 
 
 def _check_shards(commit: Commit, files: tuple[Remote, ...]) -> None:
@@ -130,7 +144,8 @@ def _check_shards(commit: Commit, files: tuple[Remote, ...]) -> None:
                 )
 
 
-def _compare_with_hub(source: Source, file: SourceFile, digest: str) -> None:
+def compare_with_hub(source: Source, file: SourceFile, digest: str) -> None:
+    """Refuse a file, and drop it from the cache, when its sha256 is not the announced one."""
     announced = source.hub_sha256.get(file.name)
     if announced and announced != digest:
         discard(file.path)
@@ -141,18 +156,20 @@ def _compare_with_hub(source: Source, file: SourceFile, digest: str) -> None:
         )
 
 
-def _cached(place: str) -> Path:
-    named = split_id(place)
-    if named is None:
+def cached_pipeline(place: str) -> Path:
+    """The folder where the Hub's cache holds a whole pipeline. place: `org/name[@revision]`."""
+    name_and_revision = split_id(place)
+    if name_and_revision is None:
         raise UsageError(
             f"no pack, pipeline folder or Hub id {place[:300]!r}",
             hint=f"give a path, or {' or '.join(NAMES)}, which comes with this program",
         )
-    folder, revision = find_cached(*named), f" --revision {named[1]}" if named[1] else ""
+    name, revision = name_and_revision
+    folder, option = find_cached(name, revision), f" --revision {revision}" if revision else ""
     if folder is None or not (folder / INDEX).exists():
         raise EnvironmentFault(
             "its text encoder, tokenizer, VAE and scheduler are not on this machine",
             where=place,
-            hint=f"fetch them with `hf download {named[0]}{revision}`, or pass --pipeline FOLDER",
+            hint=f"fetch them with `hf download {name}{option}`, or pass --pipeline FOLDER",
         )
     return folder

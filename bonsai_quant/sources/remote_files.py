@@ -7,7 +7,7 @@ import logging
 from bonsai_quant.core.errors import BadInput
 from bonsai_quant.hub.listing import SHA256, WEIGHTS, Commit, Remote
 
-from .components import INDEX, has_place
+from .components import INDEX, is_component_file
 from .shards import INDEX_SUFFIX
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,9 @@ def choose(commit: Commit) -> tuple[Remote, ...]:
     return tuple(sorted(chosen, key=lambda f: f.path))
 
 
-def choose_parts(commit: Commit) -> tuple[Remote, ...]:
+def choose_components(commit: Commit) -> tuple[Remote, ...]:
     """The files of the pipeline's other parts, with the index that says what they are."""
-    chosen = [f for f in commit.files if f.path == INDEX or has_place(f.path)]
+    chosen = [f for f in commit.files if f.path == INDEX or is_component_file(f.path)]
     for file in chosen:
         _check_file(file, commit.place, MAX_SMALL if is_read(file) else MAX_COPIED)
     return tuple(sorted(chosen, key=lambda f: f.path))

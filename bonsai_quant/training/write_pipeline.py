@@ -12,7 +12,7 @@ from bonsai_quant.core.schema import TensorSpec
 from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.runners.picture_settings import NAME as BENCHMARK
 from bonsai_quant.sources.components import INDEX
-from bonsai_quant.sources.components.layout import PARTS
+from bonsai_quant.sources.components.layout import CLASSES
 from bonsai_quant.sources.license import CARD
 from bonsai_quant.storage.containers.layout import safetensors_layout
 from bonsai_quant.storage.copy import copy_file
@@ -58,7 +58,7 @@ def _other_parts(pipeline: Path) -> Iterator[tuple[str, Path]]:
     for name in (INDEX, BENCHMARK, CARD):
         if (pipeline / name).is_file():
             yield name, pipeline / name
-    for part in sorted(set(PARTS) - {"transformer"}):
+    for part in sorted(set(CLASSES) - {"transformer"}):
         for path in sorted((pipeline / part).rglob("*")):
             if path.is_file() and not path.name.startswith("."):
                 yield str(path.relative_to(pipeline)), path

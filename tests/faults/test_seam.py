@@ -21,7 +21,7 @@ PERMITTED = {
     },  # arrays for a child, in a temporary folder
     "verification/kernels/gemlite_child.py": {"main"},  # its answer
     "sources/remote.py": {"fetch"},  # a mirror of headers, in a temporary folder
-    "sources/header_mirror.py": {"_copy_headers"},  # into that folder
+    "sources/header_mirror.py": {"copy_headers"},  # into that folder
 }
 ELSEWHERE = "hub"
 """Fills the Hub's cache, by the cache's own rules."""

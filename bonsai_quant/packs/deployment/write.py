@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bonsai_quant.core.errors import HubMismatch
 from bonsai_quant.core.schema import FileRecord
-from bonsai_quant.hub.cache import ABSENT, discard, git_hash
 from bonsai_quant.sources.components import PartFile
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.copy import copy_file
@@ -72,19 +69,6 @@ class _Work:
         tell(sum(f.size for f in made.files), len(made.encoder.tensors))
 
     def _note(self, file: PartFile, sha256: str) -> None:
-        """What was read, held against what was planned and what the Hub announced."""
-        with fs.explained(file.path, "looking at it again"):
-            now = fs.identity(os.stat(file.path))
-        if file.identity not in (ABSENT, now):
-            raise fs.changed(file.path)
-        found = sha256
-        if len(file.announced) == hashlib.sha1(usedforsecurity=False).digest_size * 2:
-            found = git_hash(fs.read_small(file.path))
-        if file.announced and found != file.announced:
-            discard(file.path)
-            raise HubMismatch(
-                f"has hash {found}, the Hub announced {file.announced}",
-                where=str(file.path),
-                hint="it is out of the cache now: run again to fetch it",
-            )
+        """Check a file that was read whole, and note its hash."""
+        file.check(sha256)
         self.read[file.name] = {"name": file.name, "size": file.size, "sha256": sha256}

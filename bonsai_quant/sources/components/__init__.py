@@ -1,11 +1,12 @@
 """What a whole pipeline has beside its transformer: text encoder, tokenizer, VAE and scheduler."""
 
-from .files import PartFile
-from .find import FOLDERS, Components, find_components, has_place, names_klein
-from .layout import CLASS, INDEX
+from .files import Algorithm, PartFile
+from .find import Components, find_components, is_component_file, names_klein
+from .layout import CLASS, FOLDERS, INDEX
 from .text_encoder import TextEncoder
 
 __all__ = [
+    "Algorithm",
     "CLASS",
     "FOLDERS",
     "INDEX",
@@ -13,6 +14,6 @@ __all__ = [
     "PartFile",
     "Components",
     "find_components",
-    "has_place",
+    "is_component_file",
     "names_klein",
 ]

@@ -9,8 +9,10 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from bonsai_quant.core.errors import BadInput, printable
+from bonsai_quant.core.errors import BadInput, HubMismatch, printable
+from bonsai_quant.hub.cache import ABSENT, discard, git_hash
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.links import refuse_outside
 
@@ -26,19 +28,44 @@ SETTINGS = "benchmark.json"
 """How the pipeline's pictures are made, where it says so."""
 
 
+Algorithm = Literal["sha256", "git"]
+"""Of large files, and of small ones: the sha1 that git computes of a file and its length."""
+
+
 @dataclass(frozen=True, slots=True)
 class PartFile:
     """A file of the source beside its transformer.
 
-    name: inside the pipeline's folder.  identity: as `fs.identity`.  announced: its sha256, or the
-    sha1 that git gave it, by the Hub; "" for files of this machine.
+    name: inside the pipeline's folder.  identity: as `fs.identity`.
+    announced: algorithm and hex of the hash that the Hub gives; None for files of this machine.
     """
 
     name: str
     path: Path
     size: int
     identity: tuple[int, int, int, int]
-    announced: str = ""
+    announced: tuple[Algorithm, str] | None = None
+
+    def check(self, sha256: str) -> None:
+        """Refuse a file that is not what was planned, or not what the Hub announced.
+
+        sha256: hex, of its bytes as they were read.
+        """
+        with fs.explained(self.path, "looking at it again"):
+            now = fs.identity(os.stat(self.path))
+        if self.identity not in (ABSENT, now):
+            raise fs.changed(self.path)
+        if self.announced is None:
+            return
+        algorithm, announced = self.announced
+        digest = git_hash(fs.read_small(self.path)) if algorithm == "git" else sha256
+        if digest != announced:
+            discard(self.path)
+            raise HubMismatch(
+                f"has hash {digest}, the Hub announced {announced}",
+                where=str(self.path),
+                hint="it is out of the cache now: run again to fetch it",
+            )
 
 
 def part_files(root: Path, part: str) -> Iterator[PartFile]:
@@ -47,7 +74,7 @@ def part_files(root: Path, part: str) -> Iterator[PartFile]:
         if problem := _unfit(path, root, ENDINGS):
             log.info("%s: is left out: %s", printable(path), problem)
         else:
-            yield _found(path, root)
+            yield _part_file(path, root)
 
 
 def root_files(root: Path) -> Iterator[PartFile]:
@@ -58,7 +85,7 @@ def root_files(root: Path) -> Iterator[PartFile]:
         if problem := _unfit(path, root, ("",)):
             log.info("%s: is left out: %s", printable(path), problem)
         else:
-            yield _found(path, root)
+            yield _part_file(path, root)
 
 
 def is_paper(name: str) -> bool:
@@ -82,6 +109,6 @@ def _unfit(path: Path, root: Path, endings: tuple[str, ...]) -> str:
     return "" if path.name.endswith(endings) else f"only {', '.join(ENDINGS)} are taken"
 
 
-def _found(path: Path, root: Path) -> PartFile:
+def _part_file(path: Path, root: Path) -> PartFile:
     info = os.stat(path)
     return PartFile(path.relative_to(root).as_posix(), path, info.st_size, fs.identity(info))

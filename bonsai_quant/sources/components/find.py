@@ -15,11 +15,10 @@ from bonsai_quant.storage.links import refuse_outside
 from bonsai_quant.storage.strict_json import read_json
 
 from .files import ENDINGS, PLAIN_NAME, PartFile, is_paper, part_files, root_files
-from .layout import CLASS, INDEX, NEEDED
+from .layout import CLASS, FOLDERS, INDEX, NEEDED
 from .text_encoder import TextEncoder, read_encoder
 
 log = logging.getLogger(__name__)
-FOLDERS = ("scheduler", "text_encoder", "tokenizer", "vae")
 WITHOUT = "pass --transformer-only"
 
 
@@ -67,7 +66,7 @@ def names_klein(index: Any) -> bool:
     return isinstance(index, dict) and index.get("_class_name") == CLASS
 
 
-def has_place(name: str) -> bool:
+def is_component_file(name: str) -> bool:
     """Whether a file of this name (inside the pipeline) belongs to the parts."""
     folder, _, last = name.rpartition("/")
     if not folder:

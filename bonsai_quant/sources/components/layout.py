@@ -10,9 +10,11 @@ NEEDED = {
     "tokenizer": ("tokenizer.json", "tokenizer_config.json"),
     "vae": ("config.json", "diffusion_pytorch_model.safetensors"),
 }
-"""Files that clients of a pack open in each part."""
+"""Files that clients of a pack open in each component."""
+FOLDERS = tuple(sorted(NEEDED))
+"""The components beside the transformer; each is a folder of this name in a pipeline."""
 
-PARTS = {
+CLASSES = {
     "scheduler": ("FlowMatchEulerDiscreteScheduler",),
     "text_encoder": ("Qwen3ForCausalLM",),
     "tokenizer": ("Qwen2TokenizerFast", "Qwen2Tokenizer", "PreTrainedTokenizerFast",
@@ -20,12 +22,12 @@ PARTS = {
     "transformer": ("Flux2Transformer2DModel",),
     "vae": ("AutoencoderKLFlux2",),
 }  # fmt: skip
-"""The parts of a pipeline, and the classes that may hold each."""
-FOLDERS = {
+"""The components of a pipeline, and the classes that may hold each."""
+PLACES = {
     "scheduler": ("scheduler",),
     "text_encoder": ("text_encoder", "text_encoder-mlx-4bit", "text_encoder-hqq-4bit"),
     "tokenizer": ("tokenizer", "text_encoder-hqq-4bit/tokenizer"),
     "transformer": ("transformer",),
     "vae": ("vae",),
 }
-"""Where each part may be: in a pipeline, or in a pack that is a complete deployment."""
+"""Folders that may hold each: in a pipeline, or in a pack that is a complete deployment."""

@@ -1,0 +1,61 @@
+"""Functions and files stay small, and public names are explained."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import bonsai_quant
+
+ROOT = Path(bonsai_quant.__file__).parent
+LONGEST_FUNCTION, LONGEST_FILE = 45, 250
+LONGER_FILES = {
+    "sources/families/flux2.py": 372,
+    "core/schema.py": 284,
+    "hub/client.py": 278,
+    "storage/fs.py": 262,
+    "storage/containers/torchpickle_reader.py": 254,
+}
+"""Files that are longer, and how long they may be."""
+
+LONGER_FUNCTIONS = {"cli/options.py: conversion_options": 50}
+
+
+def modules():
+    for path in sorted(ROOT.rglob("*.py")):
+        if path != ROOT / "__init__.py":
+            yield path.relative_to(ROOT).as_posix(), path.read_text(), ast.parse(path.read_text())
+
+
+def test_files_stay_small():
+    long = {name: len(text.splitlines()) for name, text, _ in modules()}
+    assert {n: k for n, k in long.items() if k > LONGER_FILES.get(n, LONGEST_FILE)} == {}
+
+
+def test_functions_stay_small():
+    long = []
+    for name, _, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno:
+                body = node.end_lineno - node.body[0].lineno + 1
+                if body > LONGER_FUNCTIONS.get(f"{name}: {node.name}", LONGEST_FUNCTION):
+                    long.append(f"{name}: {node.name} has {body} lines")
+    assert long == []
+
+
+def public(tree: ast.Module):
+    """Public functions and classes of a module, and the public methods of its public classes."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    for node in tree.body:
+        if isinstance(node, kinds) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                methods = [m for m in node.body if isinstance(m, ast.FunctionDef)]
+                yield from (m for m in methods if not m.name.startswith("_"))
+
+
+def test_public_names_are_documented():
+    missing = [name for name, _, tree in modules() if not ast.get_docstring(tree)]
+    missing += [f"{name}: {node.name}" for name, _, tree in modules() for node in public(tree)
+                if not ast.get_docstring(node)]  # fmt: skip
+    assert missing == []

@@ -55,7 +55,7 @@ MODES = ("ternary", "binary")
 MOVES = ("heads", "scale")
 WAYS = ("absmean", "exact", "weighted", "gptq", "folded", "trained")
 """folded: gptq on a model that `fold` rewrote."""
-SAMPLES, AT_ONCE = 256, 64
+N_PROMPTS, AT_ONCE = 256, 64
 """Prompts of a calibration, and states at once."""
 
 PACKAGES = ("torch", "diffusers", "numpy")
@@ -84,7 +84,7 @@ class Maker:
     def _calibration(self, place: str, mode: str | None, way: str, solver: str | None) -> Path:
         out = self.work / f"calibration-{mode}-{way}"
         calibrate(
-            place, mode=mode, solver=solver, samples=SAMPLES, at_once=AT_ONCE, out=out,
+            place, mode=mode, solver=solver, n_prompts=N_PROMPTS, at_once=AT_ONCE, out=out,
             overwrite=True,
         )  # fmt: skip
         return out
@@ -199,7 +199,7 @@ def footnotes(figures: dict[str, Any]) -> list[str]:
     return [
         f"{s['split'].capitalize()} prompts, {s['prompts_per_category']} in each category, "
         f"{s['images_per_prompt']} pictures each of {s['width']} x {s['height']}, "
-        f"{s['num_inference_steps']} steps, seed {s['seed']}.{luck} Calibrated on {SAMPLES} "
+        f"{s['num_inference_steps']} steps, seed {s['seed']}.{luck} Calibrated on {N_PROMPTS} "
         "training captions.",
         f"{versions}; `python -m benchmarks.retention` repeats it.",
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pydantic
@@ -25,11 +25,19 @@ from bonsai_quant.storage.tensors import read
 RECORD, MOMENTS = "calibration.json", "moments.safetensors"
 
 
+class PromptsRecord(pydantic.BaseModel):
+    """The prompts that were used: their number and the sha256 of their text."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    number: int
+    sha256: str
+
+
 class CalibrationRecord(pydantic.BaseModel):
     """calibration.json. inputs: layer -> tensor in the file.  source: sha256 of its files, by name.
 
     mode, solver: what the layers before each block were already rounded with; None for none.
-    samples: states on the way from noise to picture.  prompts: their number and sha256.
+    states: how many were looked at on the way from noise to picture, formerly `samples`.
     sha256, size: of the moments.  files: all that belong to it.
     """
 
@@ -41,8 +49,8 @@ class CalibrationRecord(pydantic.BaseModel):
     solver: str | None
     inputs: dict[str, str]
     source: dict[str, str]
-    prompts: dict[str, Any]
-    samples: int
+    prompts: PromptsRecord
+    states: int = pydantic.Field(validation_alias=pydantic.AliasChoices("states", "samples"))
     seed: int
     sha256: str
     size: int

@@ -1,4 +1,4 @@
-"""From a source to a recovered pack in one call: look, round, train and pack as a recipe says."""
+"""From a source to a recovered pack in one call: calibrate, round, train and pack by a recipe."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bonsai_quant.conversion.convert import Converted, convert
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE
 from bonsai_quant.core.errors import UsageError
-from bonsai_quant.core.recipe import Calibrating
 from bonsai_quant.core.schema import DEFAULT_FORMATS, Progress, no_progress
 from bonsai_quant.packs.output import check_free
 from bonsai_quant.quantization.solvers import CALIBRATED
@@ -19,11 +17,12 @@ from bonsai_quant.quantization.solvers import CALIBRATED
 from .calibrate import calibrate
 from .distill import distill
 from .recipe import Recovery, load_recovery
+from .settings import CalibrationSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What was made. between: the folders that led to the packs, and may go."""
+    """between: the folders that led to the packs, which may be removed.  packs: the result."""
 
     between: tuple[Path, ...]
     packs: Converted
@@ -45,11 +44,11 @@ def recover(
 
     The recipe says which of these there are: its solver may need a calibration, and it may have a
     `distillation`.  The arguments are those of `calibrate`, `distill` and `convert`.
-    resume: what is already finished is taken as it is.
+    resume: take the stages that are already finished as they are.
     """
-    said = load_recovery(recipe, None)
-    calibrated = said.recipe.solver in CALIBRATED
-    if not calibrated and said.distillation is None:
+    recovery = load_recovery(recipe, None)
+    calibrated = recovery.recipe.solver in CALIBRATED
+    if not calibrated and recovery.distillation is None:
         raise UsageError(
             "only rounds: its solver needs no calibration, and it has no `distillation`",
             where=str(recipe),
@@ -57,28 +56,28 @@ def recover(
         )
     packs = Path(out)
     check_free(packs, overwrite=overwrite)
-    calls = _Calls(source, said, packs, prompts, seed, overwrite, resume, progress)
+    stages = _Stages(source, recovery, packs, prompts, seed, overwrite, resume, progress)
     between = []
     if calibrated:
-        between.append(calls.calibrate())
-    if said.distillation is None:
-        made = convert(source, recipe=said.recipe, calibration=between[-1], out=packs,
+        between.append(stages.calibrate())
+    if recovery.distillation is None:
+        made = convert(source, recipe=recovery.recipe, calibration=between[-1], out=packs,
                        formats=formats, overwrite=overwrite)  # fmt: skip
         return Recovered(tuple(between), made)
     if calibrated:
-        between.append(calls.round(between[-1]))
-    between.append(calls.distill(recipe, between[-1] if between else None))
-    final = said.recipe.model_copy(update={"solver": "exact"})
+        between.append(stages.round(between[-1]))
+    between.append(stages.distill(recipe, between[-1] if between else None))
+    final = recovery.recipe.model_copy(update={"solver": "exact"})
     made = convert(str(between[-1]), recipe=final, out=packs, formats=formats, overwrite=overwrite)
     return Recovered(tuple(between), made)
 
 
 @dataclass(frozen=True, slots=True)
-class _Calls:
+class _Stages:
     """The stages before the last, each into a folder beside the packs."""
 
     source: str
-    said: Recovery
+    recovery: Recovery
     packs: Path
     prompts: str | None
     seed: int
@@ -87,27 +86,40 @@ class _Calls:
     progress: Progress
 
     def calibrate(self) -> Path:
-        asked = self.said.calibration or Calibrating()
-        recipe = self.said.recipe
-        return self._stage("calibration", lambda out, how: calibrate(
-            self.source, recipe=recipe, solver=recipe.solver, out=out, prompts=self.prompts,
-            seed=self.seed, samples=asked.samples, at_once=asked.at_once, **how,
-        ))  # fmt: skip
+        """Measure inputs into OUT-calibration."""
+        out, recipe = self._folder("calibration"), self.recovery.recipe
+        settings = self.recovery.calibration or CalibrationSettings()
+        if not self._finished(out):
+            calibrate(
+                self.source, recipe=recipe, solver=recipe.solver, out=out, prompts=self.prompts,
+                n_prompts=settings.n_prompts, at_once=settings.at_once, seed=self.seed,
+                overwrite=self.overwrite, resume=self.resume,
+            )  # fmt: skip
+        return out
 
     def round(self, calibration: Path) -> Path:
-        return self._stage("rounded", lambda out, how: convert(
-            self.source, recipe=self.said.recipe, calibration=calibration, out=out,
-            formats="bonsai", **how,
-        ))  # fmt: skip
+        """Convert into OUT-rounded, which the student begins as."""
+        out = self._folder("rounded")
+        if not self._finished(out):
+            convert(
+                self.source, recipe=self.recovery.recipe, calibration=calibration, out=out,
+                formats="bonsai", overwrite=self.overwrite, resume=self.resume,
+            )  # fmt: skip
+        return out
 
     def distill(self, recipe: str | Path, start: Path | None) -> Path:
-        return self._stage("trained", lambda out, how: distill(
-            self.source, recipe=recipe, out=out, start=start, prompts=self.prompts,
-            seed=self.seed, progress=self.progress, **how,
-        ))  # fmt: skip
-
-    def _stage(self, name: str, make: Any) -> Path:
-        out = Path(f"{self.packs}-{name}")
-        if not (self.resume and os.path.lexists(out)):
-            make(out, {"overwrite": self.overwrite, "resume": self.resume})
+        """Train into OUT-trained."""
+        out = self._folder("trained")
+        if not self._finished(out):
+            distill(
+                self.source, recipe=recipe, out=out, start=start, prompts=self.prompts,
+                seed=self.seed, progress=self.progress, overwrite=self.overwrite,
+                resume=self.resume,
+            )  # fmt: skip
         return out
+
+    def _folder(self, name: str) -> Path:
+        return Path(f"{self.packs}-{name}")
+
+    def _finished(self, folder: Path) -> bool:
+        return self.resume and os.path.lexists(folder)

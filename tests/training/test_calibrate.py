@@ -12,7 +12,12 @@ from diffusers import Flux2Transformer2DModel
 from safetensors.numpy import load_file
 
 from bonsai_quant import calibrate, convert, plan, recover, verify
-from bonsai_quant.conversion.calibration_file import MOMENTS, RECORD
+from bonsai_quant.conversion.calibration_file import (
+    MOMENTS,
+    RECORD,
+    CalibrationRecord,
+    open_calibration,
+)
 from bonsai_quant.core.errors import BadInput, OutputExists, UsageError
 from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.packs.read import open_pack
@@ -27,17 +32,18 @@ from bonsai_quant.runners.sampling import levels
 from bonsai_quant.runners.torch.dense import dense_transformer
 from bonsai_quant.runners.torch.runner import TorchRunner
 from bonsai_quant.storage import fs
+from bonsai_quant.training.recipe import load_recovery
 from bonsai_quant.training.trajectories.denoiser import Denoiser, walk
 
 MODES = ("ternary", "binary")
-SAMPLES = 3
+N_PROMPTS = 3
 
 
 @pytest.fixture(scope="module")
 def plain(standin, few, tmp_path_factory):
     """A calibration in full precision."""
     out = tmp_path_factory.mktemp("plain") / "out"
-    return calibrate(str(standin), out=out, prompts=str(few), samples=SAMPLES, at_once=2).out
+    return calibrate(str(standin), out=out, prompts=str(few), n_prompts=N_PROMPTS, at_once=2).out
 
 
 @pytest.fixture(scope="module", params=MODES)
@@ -46,7 +52,7 @@ def behind(request, standin, few, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     made = calibrate(
         str(standin), mode=request.param, solver="gptq", out=folder / "cal", prompts=str(few),
-        samples=SAMPLES, at_once=2,
+        n_prompts=N_PROMPTS, at_once=2,
     )  # fmt: skip
     convert(
         str(standin), mode=request.param, solver="gptq", calibration=made.out, formats="bonsai",
@@ -153,9 +159,9 @@ def seen(model, linear: str, standin, few) -> np.ndarray:
     """H of one linear, by running the whole of `model` on the full-precision model's states."""
     place = locate(str(standin))
     pictures, runner = read_benchmark(place.pipeline).settings, TorchRunner(place)
-    prompts = few.read_text().split("\n")[:SAMPLES]
+    prompts = few.read_text().split("\n")[:N_PROMPTS]
     captions = torch.from_numpy(runner.encode(prompts, pictures.max_sequence_length))
-    noise = start(range(SAMPLES), pictures, place.channels)
+    noise = start(range(N_PROMPTS), pictures, place.channels)
     _, rows, columns, _ = noise.shape
     words = pictures.max_sequence_length
     sigmas = levels(rows * columns, pictures.num_inference_steps)
@@ -170,7 +176,7 @@ def seen(model, linear: str, standin, few) -> np.ndarray:
     )
     with torch.no_grad():
         for z, sigma in zip(states, sigmas, strict=False):
-            level = torch.full((SAMPLES,), sigma)
+            level = torch.full((N_PROMPTS,), sigma)
             Denoiser(model, rows, columns, words)(z, level, captions)
     hook.remove()
     x = torch.cat(caught)
@@ -237,11 +243,11 @@ def test_a_layer_that_shares_its_input_shares_its_moments(plain):
     assert inputs["transformer_blocks.0.attn.to_v"] == "transformer_blocks.0.attn.to_q"
     assert inputs["transformer_blocks.0.attn.add_k_proj"] == "transformer_blocks.0.attn.add_q_proj"
     assert set(load_file(plain / MOMENTS)) == set(inputs.values())
-    assert record["samples"] == 4 * SAMPLES
+    assert record["states"] == 4 * N_PROMPTS
 
 
 def test_an_interrupted_calibration_goes_on(standin, few, tmp_path, monkeypatch):
-    arguments = {"mode": "ternary", "solver": "gptq", "prompts": str(few), "samples": 2}
+    arguments = {"mode": "ternary", "solver": "gptq", "prompts": str(few), "n_prompts": 2}
     whole = calibrate(str(standin), out=tmp_path / "whole", **arguments).out
     done = []
 
@@ -259,7 +265,7 @@ def test_an_interrupted_calibration_goes_on(standin, few, tmp_path, monkeypatch)
 
 
 def test_an_earlier_result_is_replaced_only_when_asked_to(standin, few, tmp_path):
-    arguments = {"prompts": str(few), "samples": 1, "out": tmp_path / "cal"}
+    arguments = {"prompts": str(few), "n_prompts": 1, "out": tmp_path / "cal"}
     calibrate(str(standin), **arguments)
     with pytest.raises(OutputExists):
         calibrate(str(standin), **arguments)
@@ -306,16 +312,71 @@ def test_a_damaged_calibration(standin, plain, tmp_path, what):
     data = bytearray(path.read_bytes())
     if what == "flipped":
         data[-1] ^= 64
-    path.write_bytes(
-        data[:-4] if what == "cut" else data.replace(b'"samples": 12', b'"samples": x')
-    )
+    path.write_bytes(data[:-4] if what == "cut" else data.replace(b'"states": 12', b'"states": x'))
     with pytest.raises(BadInput):
         plan(str(standin), mode="ternary", solver="gptq", calibration=folder)
 
 
+OLD_RECORD = """{
+  "schema_version": 1,
+  "tool": {"name": "bonsai-quant", "version": "0.1.0"},
+  "base": "klein-4b",
+  "mode": "ternary",
+  "solver": "gptq",
+  "inputs": {"transformer_blocks.0.attn.to_k": "transformer_blocks.0.attn.to_q"},
+  "source": {"transformer/diffusion_pytorch_model.safetensors": "00ff"},
+  "prompts": {"number": 64, "sha256": "11ee"},
+  "samples": 256,
+  "seed": 0,
+  "sha256": "22dd",
+  "size": 4096,
+  "files": ["calibration.json", "moments.safetensors"]
+}
+"""
+"""As it was written when states were called samples."""
+
+
+def test_a_record_with_the_former_name_of_states_is_read(plain, tmp_path):
+    record = CalibrationRecord.model_validate_json(OLD_RECORD)
+    assert (record.states, record.prompts.number) == (256, 64)
+    new = json.loads(record.model_dump_json())
+    assert list(new) == ["states" if k == "samples" else k for k in json.loads(OLD_RECORD)]
+    folder = tmp_path / "cal"
+    shutil.copytree(plain, folder)
+    text = (folder / RECORD).read_text()
+    (folder / RECORD).write_text(text.replace('"states": 12', '"samples": 12'))
+    opened = open_calibration(folder)
+    assert opened.record == open_calibration(plain).record
+    assert opened.record.states == 4 * N_PROMPTS
+
+
+OLD_RECIPE = """
+mode: ternary
+solver: gptq
+calibration:
+  samples: 256
+  at_once: 64
+distillation:
+  steps: 200
+  exam: 50
+"""
+
+
+def test_a_recipe_with_former_names_is_read(tmp_path):
+    old, new, both = (tmp_path / f"{name}.yaml" for name in ("old", "new", "both"))
+    old.write_text(OLD_RECIPE)
+    new.write_text(OLD_RECIPE.replace("samples", "n_prompts").replace("exam", "validate_every"))
+    recovery = load_recovery(old, None)
+    assert recovery == load_recovery(new, None)
+    assert (recovery.calibration.n_prompts, recovery.distillation.validate_every) == (256, 50)
+    both.write_text(OLD_RECIPE + "  validate_every: 50\n")
+    with pytest.raises(UsageError, match="distillation: exam"):
+        load_recovery(both, None)
+
+
 def test_recover_rounds_by_a_calibrated_recipe(standin, few, tmp_path):
     recipe = tmp_path / "r.yaml"
-    asked = {"samples": 2, "at_once": 4}
+    asked = {"n_prompts": 2, "at_once": 4}
     recipe.write_text(json.dumps({"mode": "binary", "solver": "gptq", "calibration": asked}))
     made = recover(
         str(standin), recipe=recipe, out=tmp_path / "packs", prompts=str(few), formats="bonsai"
@@ -326,8 +387,8 @@ def test_recover_rounds_by_a_calibrated_recipe(standin, few, tmp_path):
 
 def test_recover_goes_all_the_way(standin, few, tmp_path):
     recipe = tmp_path / "r.yaml"
-    train = {"steps": 2, "batch": 4, "at_once": 4, "exam": 2, "checkpointing": False}
-    said = {"mode": "ternary", "solver": "gptq", "calibration": {"samples": 2},
+    train = {"steps": 2, "batch": 4, "at_once": 4, "validate_every": 2, "checkpointing": False}
+    said = {"mode": "ternary", "solver": "gptq", "calibration": {"n_prompts": 2},
             "distillation": train}  # fmt: skip
     recipe.write_text(json.dumps(said))
     made = recover(

@@ -19,7 +19,6 @@ from torch import nn
 
 from bonsai_quant import convert, distill, recover, score, verify
 from bonsai_quant.core.errors import BadInput, EnvironmentFault, OutputExists, UsageError
-from bonsai_quant.core.recipe import Distillation
 from bonsai_quant.evaluation.gallery import scenery
 from bonsai_quant.evaluation.scenes.grammar import prompts as captions_of
 from bonsai_quant.packs.pipeline import locate
@@ -29,6 +28,7 @@ from bonsai_quant.training.distill.curves import Curve
 from bonsai_quant.training.distill.ema import EMA
 from bonsai_quant.training.distill.freeze import Freeze
 from bonsai_quant.training.distill.latent_linear import LatentLinear, attach, nearest, rounded
+from bonsai_quant.training.settings import DistillationSettings
 from bonsai_quant.training.trajectories.prompts import SHIPPED, choose_prompts
 from bonsai_quant.training.write_pipeline import WEIGHTS
 
@@ -342,12 +342,12 @@ def test_prompts_that_are_none(standin, recipe, tmp_path):
 
 
 def test_rates_rise_and_fall():
-    said = Distillation(steps=100, warm=0.1, fall=0.5, own=(0.2, 0.8), freeze=0.1)
-    assert [said.speed(s) for s in (0, 9, 49, 99)] == pytest.approx([0.1, 1.0, 1.0, 0.02])
-    assert said.owned(0) == 0.2
-    assert said.owned(99) == pytest.approx(0.8)
-    assert not said.freezes(89)
-    assert said.freezes(90)
+    settings = DistillationSettings(steps=100, warm=0.1, fall=0.5, own=(0.2, 0.8), freeze=0.1)
+    assert [settings.rate_share(s) for s in (0, 9, 49, 99)] == pytest.approx([0.1, 1.0, 1.0, 0.02])
+    assert settings.own_share(0) == 0.2
+    assert settings.own_share(99) == pytest.approx(0.8)
+    assert not settings.freezes(89)
+    assert settings.freezes(90)
 
 
 @pytest.mark.parametrize("mode", MODES)

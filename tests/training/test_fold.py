@@ -21,7 +21,7 @@ MOVES = ("heads", "scale", "sort", "heads,scale,sort")
 @pytest.fixture(scope="module")
 def calibration(standin, few, tmp_path_factory):
     out = tmp_path_factory.mktemp("cal") / "out"
-    return calibrate(str(standin), out=out, prompts=str(few), samples=3).out
+    return calibrate(str(standin), out=out, prompts=str(few), n_prompts=3).out
 
 
 def velocity(folder) -> torch.Tensor:
@@ -119,7 +119,7 @@ def test_what_is_asked_for_must_be_there(standin, calibration, few, tmp_path):
         fold(str(standin), calibration=tmp_path, out=tmp_path / "out")
     behind = calibrate(
         str(standin), mode="ternary", solver="weighted", out=tmp_path / "cal", prompts=str(few),
-        samples=1,
+        n_prompts=1,
     ).out  # fmt: skip
     with pytest.raises(UsageError, match="behind rounded layers"):
         fold(str(standin), calibration=behind, out=tmp_path / "out")

@@ -35,7 +35,7 @@ PREPARED = ("mode", "recipe", "out", "prompts", "seed", "start")
 )
 @click.option("-o", "--out", metavar="OUT", help="Output folder [./NAME-calibration].")
 @shared.prompts
-@click.option("--samples", default=64, show_default=True, help="How many prompts to use.")
+@click.option("--n-prompts", default=64, show_default=True, help="How many prompts to use.")
 @click.option(
     "--at-once", default=8, show_default=True, help="States that pass a block at the same time."
 )

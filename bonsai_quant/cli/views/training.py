@@ -16,7 +16,7 @@ def calibrated(made: Calibrated) -> Answer:
     behind = f"behind {r.mode} layers by {r.solver}" if r.solver else "in full precision"
     lines = [
         f"{made.out}: inputs of {len(r.inputs)} layers, {behind}",
-        f"{r.samples} states of {r.prompts['number']} prompts, {r.size:,} bytes",
+        f"{r.states} states of {r.prompts.number} prompts, {r.size:,} bytes",
         f"use it with: bonsai-quant convert ... --solver {r.solver or 'gptq'} "
         f"--calibration {made.out}",
     ]

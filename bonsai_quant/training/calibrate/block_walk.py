@@ -1,4 +1,4 @@
-"""A transformer one block at a time: what goes into each is kept between, in main memory."""
+"""A transformer one block at a time; between two blocks, all states wait in main memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 from bonsai_quant.training.trajectories.denoiser import Denoiser
 
 
-class _Enough(Exception):
-    """The first block was reached: the rest of the model need not run."""
+class _FirstBlockReached(Exception):
+    """The inputs of the first block are known: the rest of the model need not run."""
 
 
 @dataclass(slots=True)
@@ -21,6 +21,7 @@ class Stream:
     """Some states on their way through the blocks.
 
     picture, text: [n, tokens, width]; joined when the single blocks begin.
+    double, single: the other arguments of the two kinds of blocks.
     """
 
     picture: torch.Tensor
@@ -29,39 +30,38 @@ class Stream:
     single: dict[str, Any]
 
     def join(self) -> None:
-        """Text before picture, as the single blocks take them."""
+        """Put the text before the picture, as the single blocks take them."""
         if self.text is not None:
             self.picture, self.text = torch.cat([self.text, self.picture], 1), None
 
 
-def streams(model: Denoiser, pieces: list[tuple[torch.Tensor, ...]]) -> list[Stream]:
-    """What goes into the first block for each (z, sigma, captions)."""
+def first_streams(model: Denoiser, batches: list[tuple[torch.Tensor, ...]]) -> list[Stream]:
+    """The inputs of the first block, for each batch (z, sigma, captions)."""
     caught: dict[str, Any] = {}
 
-    def stop(_: nn.Module, __: tuple[()], given: dict[str, Any]) -> None:
-        caught.update(given)
-        raise _Enough
+    def stop(_: nn.Module, __: tuple[()], arguments: dict[str, Any]) -> None:
+        caught.update(arguments)
+        raise _FirstBlockReached
 
-    def keep(_: nn.Module, __: tuple[Any, ...], out: torch.Tensor) -> None:
-        caught["temb_mod"] = out
+    def keep_modulation(_: nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> None:
+        caught["temb_mod"] = output
 
     transformer = model.transformer
-    first = transformer.transformer_blocks[0]
     hooks = [
-        first.register_forward_pre_hook(stop, with_kwargs=True),
-        transformer.single_stream_modulation.register_forward_hook(keep),
+        transformer.transformer_blocks[0].register_forward_pre_hook(stop, with_kwargs=True),
+        transformer.single_stream_modulation.register_forward_hook(keep_modulation),
     ]
-    found = []
+    streams = []
     try:
-        for piece in pieces:
+        for batch in batches:
             try:
-                model(*piece)
-            except _Enough:
-                found.append(_stream(caught))
+                model(*batch)
+            except _FirstBlockReached:
+                streams.append(_stream(caught))
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return streams
 
 
 def _stream(caught: dict[str, Any]) -> Stream:
@@ -81,8 +81,8 @@ def blocks(model: Denoiser, lists: Iterable[str]) -> Iterator[tuple[str, nn.Modu
             yield f"{name}.{i}", block
 
 
-def through(block: nn.Module, name: str, stream: Stream, *, advance: bool) -> None:
-    """Let a stream pass a block; advance: and be what comes out of it."""
+def run_block(block: nn.Module, name: str, stream: Stream, *, advance: bool) -> None:
+    """Run a block on a stream. advance: put the outputs in the place of the inputs."""
     device = next(block.parameters()).device
     single = name.startswith("single")
     if single:
@@ -90,8 +90,8 @@ def through(block: nn.Module, name: str, stream: Stream, *, advance: bool) -> No
     picture = stream.picture.to(device)
     text = None if stream.text is None else stream.text.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        more = stream.single if single else stream.double
-        out = block(hidden_states=picture, encoder_hidden_states=text, **more)
-    text, picture = (None, out) if single else out
+        arguments = stream.single if single else stream.double
+        output = block(hidden_states=picture, encoder_hidden_states=text, **arguments)
+    text, picture = (None, output) if single else output
     if advance:
         stream.picture, stream.text = picture.cpu(), None if text is None else text.cpu()

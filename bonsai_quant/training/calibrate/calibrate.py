@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bonsai_quant.conversion.calibration_file import CalibrationRecord
 from bonsai_quant.conversion.plan import plan
@@ -19,15 +18,15 @@ from bonsai_quant.quantization.solvers import CALIBRATED
 
 from .job import CalibrationJob
 
-SAMPLES = 64
-"""Prompts whose ways are looked at, each at every noise level of the sampler."""
+N_PROMPTS = 64
+"""Prompts whose paths are looked at, each at every noise level of the sampler."""
 AT_ONCE = 8
-"""States that go through a block at once."""
+"""States that go through a block at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What was made."""
+    """out: the folder.  record: what calibration.json holds."""
 
     out: Path
     record: CalibrationRecord
@@ -41,7 +40,7 @@ def calibrate(
     solver: str | None = None,
     out: str | Path | None = None,
     prompts: str | None = None,
-    samples: int = SAMPLES,
+    n_prompts: int = N_PROMPTS,
     at_once: int = AT_ONCE,
     seed: int = 0,
     overwrite: bool = False,
@@ -50,28 +49,28 @@ def calibrate(
 ) -> Calibrated:
     """Collect the second moments of every packed layer's inputs into OUT, block by block.
 
-    solver: `gptq` or `weighted`: each block is looked at behind blocks that are already rounded
-    with it, as they will be; None: behind full precision, which serves any mode.
-    prompts: a file, one a line.  samples: prompts.  at_once: states in memory of the device.
-    progress: called with blocks.
+    solver: `gptq` or `weighted` rounds each block before the next one is run, as the pack will be;
+    None keeps full precision, which serves any mode.
+    prompts: a file, one a line.  n_prompts: how many of them are used.
+    at_once: states in a block at a time.  progress: called with blocks.
     """
     require(RUN, "run")
     from .run import run
 
     if solver is not None and solver not in CALIBRATED:
         raise unknown("solver", solver, CALIBRATED)
-    for name, value in (("samples", samples), ("at-once", at_once)):
+    for name, value in (("n-prompts", n_prompts), ("at-once", at_once)):
         if value < 1:
             raise UsageError(f"{name} must be at least 1, not {value}")
-    place = locate(source)
-    if place.pack is not None:
+    pipeline = locate(source)
+    if pipeline.pack is not None:
         raise UsageError("is a pack", where=source, hint="give the full-precision pipeline")
     if solver is not None and mode is None and recipe is None:
         raise UsageError("a solver needs to know the mode", hint="pass --mode ternary or binary")
     any_mode = mode or (None if recipe else "ternary")
     planned = plan(source, mode=any_mode, recipe=recipe, solver="exact", formats="bonsai")
     target = default_out(source, "calibration") if out is None else Path(out)
-    work = CalibrationJob(place, planned, solver, prompts, samples, at_once, seed, target)
+    job = CalibrationJob(pipeline, planned, solver, prompts, n_prompts, at_once, seed, target)
     check_output(target, planned.source, overwrite=overwrite)
-    record: Any = run(work, overwrite=overwrite, resume=resume, progress=progress)
+    record: CalibrationRecord = run(job, overwrite=overwrite, resume=resume, progress=progress)
     return Calibrated(target, record)

@@ -1,4 +1,4 @@
-"""What a calibration is told to do."""
+"""What a calibration has to do."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from bonsai_quant.sources.families import FAMILIES, Family
 
 @dataclass(frozen=True, slots=True)
 class CalibrationJob:
-    """What is to be done. mode: of the plan; solver: None for moments of the full precision."""
+    """Which layers of which pipeline are calibrated, with what, and where the result goes.
 
-    place: Pipeline
+    solver: rounds each block before the next is run; None keeps full precision.
+    prompts: a file; None for the shipped ones.  n_prompts: prompts that are used.
+    at_once: states in a block at a time.
+    """
+
+    pipeline: Pipeline
     plan: Plan
     solver: str | None
     prompts: str | None
-    samples: int
+    n_prompts: int
     at_once: int
     seed: int
     out: Path
@@ -30,6 +35,6 @@ class CalibrationJob:
 
     @property
     def inputs(self) -> dict[str, str]:
-        """Packed layer -> the first of those that read the same input."""
+        """Packed layer -> the first of the layers that read the same input."""
         linears = [t.tensor.linear for t in self.plan.tensors if t.tensor.packed]
         return {linear: self.family.same_input(linear) for linear in linears}

@@ -1,14 +1,15 @@
-"""Second moments of what goes into linears, added up while the model runs."""
+"""Second moments of the inputs of linears, added up while the model runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+Hook = Callable[[nn.Module, tuple[torch.Tensor, ...]], None]
 
 
 class Moments:
@@ -20,8 +21,8 @@ class Moments:
         self.tokens: dict[str, int] = {}
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Add up whatever passes."""
+    def collecting(self) -> Iterator[None]:
+        """Add up the inputs of every linear that runs meanwhile."""
         hooks = [m.register_forward_pre_hook(self._adder(n)) for n, m in self.linears.items()]
         try:
             yield
@@ -29,9 +30,9 @@ class Moments:
             for hook in hooks:
                 hook.remove()
 
-    def _adder(self, name: str) -> Any:
-        def add(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-            x = given[0].detach().flatten(0, -2).float()
+    def _adder(self, name: str) -> Hook:
+        def add(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            x = inputs[0].detach().flatten(0, -2).float()
             with torch.autocast(x.device.type, enabled=False):
                 product = x.T @ x
             if name in self.sums:

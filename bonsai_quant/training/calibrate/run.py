@@ -1,4 +1,4 @@
-"""Block after block: collect, write, round if asked to, and go on behind what is now there."""
+"""Block after block: collect moments, write them, round the block if asked to, and run it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bonsai_quant.storage.writer import WeightFile
 from bonsai_quant.training.trajectories.denoiser import Denoiser, load_transformer, walk
 from bonsai_quant.training.trajectories.prompts import Prompts, choose_prompts
 
-from .block_walk import Stream, blocks, streams, through
+from .block_walk import Stream, blocks, first_streams, run_block
 from .job import CalibrationJob
 from .moments import Moments
 from .store import MomentStore
@@ -39,118 +39,116 @@ ROWS = 256
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def run(
-    work: CalibrationJob, *, overwrite: bool, resume: bool, progress: Progress
+    job: CalibrationJob, *, overwrite: bool, resume: bool, progress: Progress
 ) -> CalibrationRecord:
     """Write OUT; -> its record."""
-    prompts = choose_prompts(work.place, work.prompts, work.samples)
-    digests = {f.name: fs.sha256_file(f.path)[1] for f in work.plan.source.files}
-    said = {
+    prompts = choose_prompts(job.pipeline, job.prompts, job.n_prompts)
+    identity = {
         "schema_version": 1,
         "tool": {"name": TOOL, "version": __version__},
-        "base": work.plan.info.base,
-        "mode": work.plan.info.mode if work.solver else None,
-        "solver": work.solver,
-        "inputs": work.inputs,
-        "source": digests,
+        "base": job.plan.info.base,
+        "mode": job.plan.info.mode if job.solver else None,
+        "solver": job.solver,
+        "inputs": job.inputs,
+        "source": {f.name: fs.sha256_file(f.path)[1] for f in job.plan.source.files},
         "prompts": {"number": len(prompts.used), "sha256": prompts.sha256},
-        "seed": work.seed,
+        "seed": job.seed,
     }
-    with Staging(work.out, overwrite=overwrite, resume=resume) as staging, kept_for_resume(staging):
-        journal = Journal(staging, said, resume=resume)
-        layout = safetensors_layout(_specs(work), {"format": "bonsai-quant calibration"})
+    with Staging(job.out, overwrite=overwrite, resume=resume) as staging, kept_for_resume(staging):
+        journal = Journal(staging, identity, resume=resume)
+        layout = safetensors_layout(_specs(job), {"format": "bonsai-quant calibration"})
         file = WeightFile(staging, MOMENTS, layout, resume=bool(journal.entries))
         try:
-            samples = _collect(work, prompts, MomentStore(file, journal), progress)
+            states = _collect(job, prompts, MomentStore(file, journal), progress)
             size, sha256 = file.finish()
         finally:
             file.close()
             journal.close()
-        record = CalibrationRecord.model_validate(
-            said | {"samples": samples, "size": size, "sha256": sha256, "files": [RECORD, MOMENTS]}
-        )
+        result = {"states": states, "size": size, "sha256": sha256, "files": [RECORD, MOMENTS]}
+        record = CalibrationRecord.model_validate(identity | result)
         staging.write_file(RECORD, record.model_dump_json(indent=2).encode() + b"\n")
         staging.commit({MOMENTS, RECORD})
     return record
 
 
-def _specs(work: CalibrationJob) -> list[TensorSpec]:
-    width = {t.tensor.linear: t.tensor.shape[1] for t in work.plan.tensors if t.tensor.packed}
-    names = sorted(set(work.inputs.values()))
+def _specs(job: CalibrationJob) -> list[TensorSpec]:
+    """One F32 tensor [in, in] for each input."""
+    width = {t.tensor.linear: t.tensor.shape[1] for t in job.plan.tensors if t.tensor.packed}
+    names = sorted(set(job.inputs.values()))
     return [TensorSpec(n, "F32", (width[n], width[n])) for n in names]
 
 
-def _collect(work: CalibrationJob, prompts: Prompts, shelf: MomentStore, progress: Progress) -> int:
-    """Go through all blocks; -> states that were looked at."""
-    model, passing = _prepare(work, prompts)
-    every = list(blocks(model, work.family.blocks))
-    for name, block in every:
-        inside = {k: v for k, v in work.inputs.items() if k.startswith(f"{name}.")}
-        linears = {k: block.get_submodule(k.removeprefix(f"{name}.")) for k in inside}
-        moments = _moments(name, block, {v: linears[v] for v in inside.values()}, passing, shelf,
-                           advance=work.solver is None)  # fmt: skip
-        if work.solver is not None:
-            for linear, source in inside.items():
-                _round(work, linear, linears[linear], moments[source])
-            for stream in passing:
-                through(block, name, stream, advance=True)
-        progress(1, 0, len(every))
-    return sum(len(s.picture) for s in passing)
+def _collect(job: CalibrationJob, prompts: Prompts, store: MomentStore, progress: Progress) -> int:
+    """Go through all blocks; -> how many states went through them."""
+    model, streams = _load(job, prompts)
+    all_blocks = list(blocks(model, job.family.blocks))
+    for name, block in all_blocks:
+        inputs = {k: v for k, v in job.inputs.items() if k.startswith(f"{name}.")}
+        linears = {k: block.get_submodule(k.removeprefix(f"{name}.")) for k in inputs}
+        readers = {v: linears[v] for v in inputs.values()}
+        moments = _moments(name, block, readers, streams, store, advance=job.solver is None)
+        if job.solver is not None:
+            for linear, first in inputs.items():
+                _round(job, linear, linears[linear], moments[first])
+            for stream in streams:
+                run_block(block, name, stream, advance=True)
+        progress(1, 0, len(all_blocks))
+    return sum(len(s.picture) for s in streams)
 
 
 def _moments(
-    name: str, block: nn.Module, linears: dict[str, nn.Linear], passing: list[Stream],
-    shelf: MomentStore, *, advance: bool,
+    name: str, block: nn.Module, linears: dict[str, nn.Linear], streams: list[Stream],
+    store: MomentStore, *, advance: bool,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """H of each input in a block, from disk where an interrupted run left them all."""
-    known = set(linears) <= shelf.held
-    found = Moments({} if known else linears)
-    if not known or advance:
-        with found.watching():
-            for stream in passing:
-                through(block, name, stream, advance=advance)
-    for linear in () if known else linears:
-        shelf.put(linear, found.result(linear))
-    return {linear: shelf.get(linear) for linear in linears}
+    stored = set(linears) <= store.stored
+    moments = Moments({} if stored else linears)
+    if not stored or advance:
+        with moments.collecting():
+            for stream in streams:
+                run_block(block, name, stream, advance=advance)
+    for linear in () if stored else linears:
+        store.put(linear, moments.result(linear))
+    return {linear: store.get(linear) for linear in linears}
 
 
-def _prepare(work: CalibrationJob, prompts: Prompts) -> tuple[Denoiser, list[Stream]]:
-    """The model, and what goes into its first block along its own ways."""
-    pictures, runner = read_benchmark(work.place.pipeline).settings, TorchRunner(work.place)
-    chosen = list(prompts.used)
-    captions = torch.from_numpy(runner.encode(chosen, pictures.max_sequence_length))
-    seeds = [work.seed * 1_000_003 + i for i in range(len(chosen))]
-    noise = start(seeds, pictures, work.place.channels)
+def _load(job: CalibrationJob, prompts: Prompts) -> tuple[Denoiser, list[Stream]]:
+    """The model, and the inputs of its first block on its own path from noise to picture."""
+    settings, runner = read_benchmark(job.pipeline.pipeline).settings, TorchRunner(job.pipeline)
+    n_words = settings.max_sequence_length
+    captions = torch.from_numpy(runner.encode(list(prompts.used), n_words))
+    seeds = [job.seed * 1_000_003 + i for i in range(len(prompts.used))]
+    noise = start(seeds, settings, job.pipeline.channels)
     _, rows, columns, _ = noise.shape
-    transformer = load_transformer(work.place.part("transformer"), runner.dtype)
-    words = pictures.max_sequence_length
-    model = Denoiser(transformer.eval(), rows, columns, words).to(runner.device)
-    sigmas = levels(rows * columns, pictures.num_inference_steps)
-    passing = []
-    for at in range(0, len(chosen), work.at_once):
-        told = captions[at : at + work.at_once].to(runner.device)
-        z = torch.from_numpy(noise[at : at + work.at_once]).flatten(1, 2).to(runner.device)
-        states = walk(model, z, told, sigmas)[:-1]
-        pieces = [
-            (state, torch.full((len(state),), sigma, device=state.device), told)
+    transformer = load_transformer(job.pipeline.part("transformer"), runner.dtype)
+    model = Denoiser(transformer.eval(), rows, columns, n_words).to(runner.device)
+    sigmas = levels(rows * columns, settings.num_inference_steps)
+    streams = []
+    for at in range(0, len(prompts.used), job.at_once):
+        some = captions[at : at + job.at_once].to(runner.device)
+        z = torch.from_numpy(noise[at : at + job.at_once]).flatten(1, 2).to(runner.device)
+        states = walk(model, z, some, sigmas)[:-1]
+        batches = [
+            (state, torch.full((len(state),), sigma, device=state.device), some)
             for state, sigma in zip(states, sigmas[:-1], strict=True)
         ]
-        passing += streams(model, pieces)
-    return model, passing
+        streams += first_streams(model, batches)
+    return model, streams
 
 
-def _round(work: CalibrationJob, name: str, linear: nn.Linear, moments: np.ndarray) -> None:
-    """Put the weights in place that the solver will choose when this is converted."""
-    assert work.solver is not None
-    solver = SOLVERS[work.solver]
-    mode: Any = next(t.tensor.action for t in work.plan.tensors if t.tensor.linear == name)
+def _round(job: CalibrationJob, name: str, linear: nn.Linear, moments: np.ndarray) -> None:
+    """Give a linear the weights that the solver will choose when this is converted."""
+    assert job.solver is not None
+    solver = SOLVERS[job.solver]
+    mode: Any = next(t.tensor.action for t in job.plan.tensors if t.tensor.linear == name)
     hessian = Hessian(moments.astype(np.float64))
     weight = linear.weight.detach().float().cpu().numpy()
     solver.prepare(hessian)
 
-    def rows(at: int) -> np.ndarray:
+    def rounded_rows(at: int) -> np.ndarray:
         solved = solve(weight[at : at + ROWS], solver.name, mode, None, hessian)
         return decoded(solved.codes, solved.scales, 2 if mode == "ternary" else 1)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = np.concatenate(list(pool.map(rows, range(0, len(weight), ROWS))))
-    linear.weight.copy_(torch.from_numpy(done))
+        rounded = np.concatenate(list(pool.map(rounded_rows, range(0, len(weight), ROWS))))
+    linear.weight.copy_(torch.from_numpy(rounded))

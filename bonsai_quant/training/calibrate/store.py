@@ -1,4 +1,4 @@
-"""The file that moments go to, and what an interrupted run left in it."""
+"""The moments on disk: those that an interrupted run left, and the new ones."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from bonsai_quant.storage.writer import WeightFile, sums_from_json
 
 
 class MomentStore:
-    """The moments that are on disk already, and where new ones go."""
+    """Writes moments to a file, and reads them back. stored: the names that are in it."""
 
     def __init__(self, file: WeightFile, journal: Journal) -> None:
         self.file, self.journal = file, journal
-        self.held = set()
+        self.stored = set()
         for name, entry in journal.entries.items():
             sums = sums_from_json({name: entry.get("sums")})
             if sums is not None and file.holds(name, sums[name]):
-                self.held.add(name)
+                self.stored.add(name)
 
     def put(self, name: str, moments: np.ndarray) -> None:
-        """Write, and note that it is there."""
+        """Write moments, and note in the journal that they are there."""
         self.file.put(name, moments)
         sums = self.file.sums[name]
         self.journal.add({"tensor": name, "sums": [sums.xxh3, sums.crc32]})
 
     def get(self, name: str) -> np.ndarray:
-        """Read what an interrupted run wrote."""
+        """Read moments: [in, in] float32."""
         spec = next(s for s in self.file.layout.specs if s.name == name)
         stored = StoredTensor(spec, self.file.path, self.file.layout.offsets[name])
         return read(stored, self.file.fd)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bonsai_quant.core.errors import UsageError
-from bonsai_quant.core.recipe import Distillation
+from bonsai_quant.training.settings import DistillationSettings
 from bonsai_quant.training.trajectories.denoiser import walk
 
 from .distributed import ProcessGroup
@@ -34,7 +34,7 @@ class Batches:
 
     def __init__(
         self, captions: torch.Tensor, shape: tuple[int, int], sigmas: list[float],
-        settings: Distillation, seed: int, ranks: ProcessGroup,
+        settings: DistillationSettings, seed: int, ranks: ProcessGroup,
     ) -> None:  # fmt: skip
         self.captions, self.shape, self.sigmas = captions, shape, sigmas
         self.settings, self.seed, self.ranks = settings, seed, ranks
@@ -59,7 +59,7 @@ class Batches:
         rng = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         which = torch.randint(len(self.captions), (self.prompts,), generator=rng)
         noise = torch.randn(self.prompts, *self.shape, generator=rng)
-        own = bool(torch.rand((), generator=rng) < self.settings.owned(step))
+        own = bool(torch.rand((), generator=rng) < self.settings.own_share(step))
         captions = self.captions[self.ranks.share(which)].to(self.ranks.device)
         noise = self.ranks.share(noise).to(self.ranks.device)
         lesson: Batch = self.along(student if own else teacher, teacher, noise, captions)

@@ -10,7 +10,7 @@ from typing import Any
 from bonsai_quant.conversion.plan import Plan, plan
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE, default_out
 from bonsai_quant.core.errors import BadInput, UsageError
-from bonsai_quant.core.recipe import Distillation, Recipe
+from bonsai_quant.core.recipe import Recipe
 from bonsai_quant.core.requirements import RUN, TRAIN, require
 from bonsai_quant.core.schema import Progress, no_progress
 from bonsai_quant.packs.find import find_packs
@@ -18,6 +18,8 @@ from bonsai_quant.packs.integrity import require_whole
 from bonsai_quant.packs.output import check_output
 from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.packs.read import Pack, open_pack
+from bonsai_quant.training.recipe import load_recovery, with_changes
+from bonsai_quant.training.settings import DistillationSettings
 
 from .job import DistillationJob
 
@@ -54,7 +56,7 @@ def distill(
 ) -> Distilled:
     """Distil a pipeline into one on the grid of a mode, in OUT (`./<name>-<mode>-distilled`).
 
-    recipe: a file whose `distillation` says how (training.Distillation); its other fields as in
+    recipe: a file whose `distillation` says how (training.settings); its other fields as in
     `convert`.  start: a pack of the same model, as `gptq` leaves it, for the student to begin as.
     prompts: a file, one a line.  changes: of the distillation's settings.
     max_memory: bytes of each device that may be used.  progress: called with updates.
@@ -88,10 +90,8 @@ def prepare(
     prompts: str | None, seed: int, changes: Mapping[str, Any], start: str | Path | None = None,
 ) -> DistillationJob:  # fmt: skip
     """Everything that can be refused before anything is loaded."""
-    from bonsai_quant.training.recipe import load_recovery, with_changes
-
     said = load_recovery(recipe, mode)
-    settings = with_changes(said.distillation or Distillation(), changes)
+    settings = with_changes(said.distillation or DistillationSettings(), changes)
     place = locate(source)
     if place.pack is not None:
         raise UsageError("is a pack: there is nothing to learn from", where=source,

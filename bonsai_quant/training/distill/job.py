@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonsai_quant.conversion.plan import Plan
-from bonsai_quant.core.recipe import Distillation
 from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.packs.read import Pack
+from bonsai_quant.training.settings import DistillationSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class DistillationJob:
 
     place: Pipeline
     plan: Plan
-    settings: Distillation
+    settings: DistillationSettings
     prompts: str | None
     seed: int
     out: Path

@@ -44,7 +44,7 @@ def run(
         "source": {f.name: fs.sha256_file(f.path)[1] for f in work.plan.source.files},
         "mode": work.plan.info.mode,
         "layers": work.modes,
-        "settings": work.settings.model_dump(mode="json"),
+        "settings": work.settings.model_dump(mode="json", by_alias=True),
         "seed": work.seed,
         "prompts": {"number": len(prompts.used), "sha256": prompts.sha256},
         "start": None if work.start is None else fs.sha256_file(work.start.folder / NAME)[1],
@@ -77,7 +77,7 @@ def train(
         loss = trainer.update()
         book.curve.add(trainer.step, loss=loss, **trainer.rates())
         progress(1, 0, settings.steps)
-        if trainer.step % settings.exam == 0 or trainer.step == settings.steps:
+        if trainer.step % settings.validate_every == 0 or trainer.step == settings.steps:
             _look(trainer, exam, book)
         if trainer.ranks.agree(monotonic() - saved > save_every):
             book.keep(trainer)

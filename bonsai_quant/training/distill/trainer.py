@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from bonsai_quant.core.errors import UsageError
-from bonsai_quant.core.recipe import Distillation
 from bonsai_quant.quantization.grid import round_kept
+from bonsai_quant.training.settings import DistillationSettings
 
 from .batches import Batch, Batches
 from .distributed import ProcessGroup, whole
@@ -26,8 +26,8 @@ class Trainer:
     """A student, its teacher, and all that changes from step to step."""
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, lessons: Batches, settings: Distillation,
-        ranks: ProcessGroup,
+        self, student: nn.Module, teacher: nn.Module, lessons: Batches,
+        settings: DistillationSettings, ranks: ProcessGroup,
     ) -> None:  # fmt: skip
         self.student, self.teacher, self.lessons = student, teacher, lessons
         self.settings, self.ranks = settings, ranks
@@ -42,7 +42,7 @@ class Trainer:
             self.freeze = Freeze(self.student, self.average)
         lesson = self.lessons.draw(self.step, self.teacher, self.student)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["full"] * self.settings.speed(self.step)
+            group["lr"] = group["full"] * self.settings.rate_share(self.step)
         self.optimizer.zero_grad()
         loss = self._learn(lesson)
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), LONGEST)
@@ -63,7 +63,7 @@ class Trainer:
 
     def rates(self) -> dict[str, float]:
         """Of the last update: its share of the full rate, and of codes that are held."""
-        rates = {"rate": self.settings.speed(self.step - 1)}
+        rates = {"rate": self.settings.rate_share(self.step - 1)}
         return rates if self.freeze is None else rates | {"held": self.freeze.share()}
 
     def _learn(self, lesson: Batch) -> torch.Tensor:
@@ -117,7 +117,7 @@ class Trainer:
         self.step = self.average.steps = step
 
 
-def _optimizer(student: nn.Module, settings: Distillation) -> torch.optim.Optimizer:
+def _optimizer(student: nn.Module, settings: DistillationSettings) -> torch.optim.Optimizer:
     """Adam, with one rate for latent weights and one for what is kept in 16 bits."""
     packed = {id(m.weight) for _, m in latents(student)}
     groups = [

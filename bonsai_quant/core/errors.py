@@ -1,4 +1,4 @@
-"""How a run can fail: each class is one exit code, each message says what, where, what next."""
+"""How a run can fail: one class for each exit code; a message says what, where and what next."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def printable(text: object) -> str:
 
 
 def first_problem(e: Any) -> str:
-    """'key: message' of the first thing that a pydantic ValidationError has found."""
+    """'key: message' of the first problem in a pydantic ValidationError."""
     problem = e.errors()[0]
     key = ".".join(str(p) for p in problem["loc"])
     return f"{key}: {problem['msg'].removeprefix('Value error, ')}"

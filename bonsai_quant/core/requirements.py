@@ -56,6 +56,6 @@ def mlx_is_new(version: str) -> bool:
 def check_mlx() -> None:
     """Refuse to go on without MLX, or with one that would end the process."""
     require(MLX, "mlx")
-    found = installed("mlx") or ""
-    if not mlx_is_new(found):
-        raise EnvironmentFault(f"mlx {found} aborts on 1-bit codes", hint=install("mlx"))
+    present = installed("mlx") or ""
+    if not mlx_is_new(present):
+        raise EnvironmentFault(f"mlx {present} aborts on 1-bit codes", hint=install("mlx"))

@@ -26,7 +26,7 @@ where pictures are painted, with pictures in place of bytes."""
 
 
 def no_progress(n_bytes: int, n_tensors: int, total_bytes: int) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
 FORMAT_NAMES = ("bonsai", "mlx", "gemlite", "unpacked", "gguf")
@@ -182,7 +182,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """A tensor of the pack to be, the rule that decided its fate, and where its rows come from.
+    """A tensor of the planned pack, the rule that decides how it is held, and its source rows.
 
     deltas: what LoRAs add to it before it is solved or rounded.
     """

@@ -29,14 +29,14 @@ class Pool:
             executor.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, call: Callable[..., None], *args: object, hashing: bool = False) -> None:
-        """Have it called soon. hashing: in the order of such calls, by one thread."""
+        """Queue a call. hashing: run it on the one hashing thread, in the order of submission."""
         executor = self.hasher if hashing else self.solvers
         self.pending.append(executor.submit(call, *args))
         while len(self.pending) > self.limit:
             self.pending.popleft().result()
 
     def drain(self) -> None:
-        """Wait for all of it."""
+        """Wait until every queued call has run."""
         while self.pending:
             self.pending.popleft().result()
 
@@ -46,7 +46,7 @@ MAX_THREADS = 256
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value and who set it."""
+    """A setting, its value, and where the value comes from."""
 
     name: str
     value: str

@@ -39,10 +39,10 @@ def git_hash(data: bytes) -> str:
 
 def check_small(data: bytes, commit: Commit, file: Remote) -> None:
     """Compare a small file with the hash that git gave it, or the large-file store."""
-    found = hashlib.sha256(data).hexdigest() if file.sha256 else git_hash(data)
+    digest = hashlib.sha256(data).hexdigest() if file.sha256 else git_hash(data)
     announced = file.sha256 or file.blob
-    if announced and found != announced:
-        raise mismatch(commit, file, f"has hash {found}, the Hub announced {announced}")
+    if announced and digest != announced:
+        raise mismatch(commit, file, f"has hash {digest}, the Hub announced {announced}")
 
 
 def mismatch(commit: Commit, file: Remote, what: str) -> HubMismatch:

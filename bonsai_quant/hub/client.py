@@ -1,4 +1,4 @@
-"""One call to the Hub: patience with what passes by itself, and every failure as one line."""
+"""One call to the Hub: temporary failures are tried again, and every failure is one line."""
 
 from __future__ import annotations
 
@@ -140,15 +140,15 @@ def read_range(name: str, sha: str, path: str, start: int, stop: int) -> bytes:
 
 def _check_commit(answer: Any, sha: str, path: str) -> None:
     """The Hub names the commit that a file is from; a login page does not."""
-    said = {r.headers.get("X-Repo-Commit") for r in (*answer.history, answer)} - {None}
-    if not said:
+    commits = {r.headers.get("X-Repo-Commit") for r in (*answer.history, answer)} - {None}
+    if not commits:
         raise HubUnavailable("what answers is not a Hub", where=path, hint=AGAIN)
-    if said != {sha}:
-        raise HubMismatch(f"came from commit {said.pop()}, not {sha}", where=path, hint=AGAIN)
+    if commits != {sha}:
+        raise HubMismatch(f"came from commit {commits.pop()}, not {sha}", where=path, hint=AGAIN)
 
 
 def patiently(call: Callable[[], T], place: str) -> T:
-    """What `call` returns, on the third try at last; else its failure as an error of ours.
+    """The result of `call`, tried three times; after the last try its failure as our error.
 
     place: `org/name@revision`, for messages. The client's own exception is left out of the chain,
     since it may quote what a server echoed: the token.
@@ -172,7 +172,7 @@ def patiently(call: Callable[[], T], place: str) -> T:
 
 @contextmanager
 def understood(place: str) -> Iterator[None]:
-    """Take an answer that makes no sense to the client for what it is: not a Hub's."""
+    """Turn an answer that the client cannot read into an error: what answers is not a Hub."""
     from huggingface_hub.errors import HTTPError
 
     try:
@@ -223,9 +223,9 @@ def explain(e: Exception, place: str) -> BonsaiError:
 
 def _answered(e: Any, place: str) -> BonsaiError:
     """The meaning of a status."""
-    status, said = e.response.status_code, scrubbed(e.server_message or "")
-    what = f"the Hub answered {status}" + (f": {said}" if said else "")
-    if status in (401, 403):  # 401 is also said of what does not exist
+    status, message = e.response.status_code, scrubbed(e.server_message or "")
+    what = f"the Hub answered {status}" + (f": {message}" if message else "")
+    if status in (401, 403):  # 401 also answers for what does not exist
         hint = f"check the name, {LOGIN}" if status == 401 else LOGIN
         return HubDenied(what, where=place, hint=hint)
     if status in PASSING or status > 500:

@@ -50,19 +50,17 @@ def check_login() -> str:
 
 
 def open_repo(name: str, *, private: bool) -> Repo:
-    """The repo, made when it is not there; refused when others see it than was asked for."""
+    """The repo, created when it does not exist; refused when its visibility is another one."""
     check_id(name, "")
 
     def call() -> Repo:
         with client.understood(name):
             return _find(name) or _create(name, private)
 
-    found = client.patiently(call, name)
-    if found.name != name:
-        raise HubConflict(
-            f"is now called {found.name}", where=name, hint=f"publish to {found.name}"
-        )
-    if found.private != private:
+    repo = client.patiently(call, name)
+    if repo.name != name:
+        raise HubConflict(f"is now called {repo.name}", where=name, hint=f"publish to {repo.name}")
+    if repo.private != private:
         asked, is_now = ("private", "public") if private else ("public", "private")
         raise HubConflict(
             f"exists already and is {is_now}, not {asked}",
@@ -70,7 +68,7 @@ def open_repo(name: str, *, private: bool) -> Repo:
             hint="choose another name, change it on its settings page, or "
             + ("leave --private out" if private else "pass --private"),
         )
-    return found
+    return repo
 
 
 def find_or_open_request(name: str, user: str, title: str) -> str:
@@ -114,7 +112,7 @@ def _create(name: str, private: bool) -> Repo:
     except HfHubHTTPError as e:
         if e.response.status_code != 409:
             raise
-    found = _find(name)  # 409: somebody, or an earlier try of ours, was faster
-    if found is None:
+    repo = _find(name)  # 409: somebody, or an earlier try of ours, was faster
+    if repo is None:
         raise HubConflict("was made, and is not there", where=name, hint="look at it, run again")
-    return found
+    return repo

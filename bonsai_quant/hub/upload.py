@@ -52,7 +52,7 @@ def put(
     ours: Callable[[Commit], Collection[str]],
     into_existing: bool,
 ) -> tuple[Commit, bool]:
-    """Make a branch hold these files; -> its commit, and whether one had to be made.
+    """Make a branch hold these files; -> its commit, and whether a new one was needed.
 
     revision: "" for the default branch.  ours: of a commit, the paths that this program may
     replace or remove.  into_existing: leave foreign files where they are, instead of refusing.
@@ -83,7 +83,7 @@ def _stale(commit: Commit, files: Sequence[Local], ours: Collection[str]) -> lis
 
 
 def wrong_remote(commit: Commit, files: Sequence[Local]) -> list[str]:
-    """What of these files is missing or different on the other side."""
+    """Which of these files are missing or different on the Hub."""
     there = {f.path: f for f in commit.files}
     problems = []
     for file in files:
@@ -149,14 +149,14 @@ def _send(parent: Commit, files: Sequence[Local], stale: Sequence[str], message:
         add.upload_info.sha256 = bytes.fromhex(file.sha256)  # verified, so not hashed once more
         changes.append(add)
     try:
-        made = client.api().create_commit(
+        commit = client.api().create_commit(
             parent.name,
             changes,
             commit_message=message,
             revision=parent.revision or None,
             parent_commit=parent.sha,
         )
-        return str(made.oid)
+        return str(commit.oid)
     except HTTPError:
         raise
     except (RuntimeError, ValueError, KeyError, TypeError) as e:

@@ -1,4 +1,4 @@
-"""What a layer's inputs look like, for the solvers that keep its outputs, not its weights."""
+"""Second moments of a layer's inputs, for the solvers that keep its outputs, not its weights."""
 
 from __future__ import annotations
 

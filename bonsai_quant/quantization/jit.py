@@ -12,11 +12,11 @@ import numba
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a loop over numpy arrays. Floating point keeps its order: same bytes everywhere."""
     try:
-        made = numba.njit(function, nogil=True, cache=True)
+        compiled = numba.njit(function, nogil=True, cache=True)
     except RuntimeError:  # no folder to cache in: neither the package's nor the user's is writable
         return numba.njit(function, nogil=True)  # type: ignore[no-any-return]
-    made._cache.save_overload = _if_possible(made._cache.save_overload)
-    return made  # type: ignore[no-any-return]
+    compiled._cache.save_overload = _if_possible(compiled._cache.save_overload)
+    return compiled  # type: ignore[no-any-return]
 
 
 def _if_possible(save: Callable[..., None]) -> Callable[..., None]:

@@ -63,11 +63,11 @@ class Source:
         """Id of the model that this one was folded or trained from, if its folder says so."""
         for name in ORIGINS:
             path = Path(self.place) / name
-            said = read_json(path) if self.id is None and path.is_file() else None
-            made_from = said.get("source") if isinstance(said, dict) else None
-            if isinstance(made_from, dict) and isinstance(made_from.get("id"), str):
-                at = made_from.get("revision")
-                return f"{made_from['id']}@{at}" if isinstance(at, str) else str(made_from["id"])
+            record = read_json(path) if self.id is None and path.is_file() else None
+            source = record.get("source") if isinstance(record, dict) else None
+            if isinstance(source, dict) and isinstance(source.get("id"), str):
+                at = source.get("revision")
+                return f"{source['id']}@{at}" if isinstance(at, str) else str(source["id"])
         return None
 
     @property
@@ -142,23 +142,23 @@ def _config(folder: Path | None, model: Model, strict: bool) -> dict[str, Any]:
             strict=strict,
         )
         return config
-    said = read_json(path)
-    if not isinstance(said, dict):
+    stored = read_json(path)
+    if not isinstance(stored, dict):
         raise BadInput("is not an object", where=str(path), hint="fetch the file again")
-    if said.get("_class_name") != config["_class_name"]:
+    if stored.get("_class_name") != config["_class_name"]:
         raise Unsupported(
-            f"is for {str(said.get('_class_name'))[:80]!r}; expected {config['_class_name']}",
+            f"is for {str(stored.get('_class_name'))[:80]!r}; expected {config['_class_name']}",
             where=str(path),
             hint="give the folder of a FLUX.2 transformer",
         )
-    check_config(said, model, str(path))
-    return config | free_fields(said, path)
+    check_config(stored, model, str(path))
+    return config | free_fields(stored, path)
 
 
-def free_fields(said: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def free_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The free fields that a config.json has, if they are what they should be."""
-    found = {k: said[k] for k in FREE_CONFIG if k in said}
-    for name, value in found.items():
+    fields = {k: config[k] for k in FREE_CONFIG if k in config}
+    for name, value in fields.items():
         values = value if name == "axes_dims_rope" else [value]
         if (
             not isinstance(values, list)
@@ -170,7 +170,7 @@ def free_fields(said: Mapping[str, Any], path: Path) -> dict[str, Any]:
                 where=str(path),
                 hint="fetch the file again",
             )
-    return found
+    return fields
 
 
 def _is_positive(value: Any) -> bool:

@@ -32,9 +32,9 @@ def read_license(folder: Path) -> License | None:
     if not path.is_file():
         return None
     try:
-        said = _front_matter(fs.read_small(path, MAX_CARD).decode())
+        card = _front_matter(fs.read_small(path, MAX_CARD).decode())
         return License(
-            id=said["license"], name=said.get("license_name"), link=said.get("license_link")
+            id=card["license"], name=card.get("license_name"), link=card.get("license_link")
         )
     except (BadInput, KeyError, ValueError):  # pydantic's and YAML's errors are ValueErrors
         return None
@@ -44,12 +44,12 @@ def _front_matter(text: str) -> dict[str, Any]:
     """The YAML at the top of a card."""
     import yaml
 
-    found = re.match(r"\s*---\r?\n(.*?)\r?\n---", text, re.DOTALL)
+    match = re.match(r"\s*---\r?\n(.*?)\r?\n---", text, re.DOTALL)
     try:
-        said = yaml.safe_load(found[1]) if found else None
+        fields = yaml.safe_load(match[1]) if match else None
     except (yaml.YAMLError, RecursionError) as e:
         raise ValueError(str(e)) from e
-    return said if isinstance(said, dict) else {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def named(text: str) -> License:

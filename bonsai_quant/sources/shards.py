@@ -24,7 +24,7 @@ def weight_files(path: Path) -> tuple[Path | None, list[Path]]:
         return None, [path]
     folder = path / "transformer" if (path / "transformer").is_dir() else path
     indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
-    found = sorted(p for p in folder.iterdir() if p.name.endswith(".safetensors"))
+    weights = sorted(p for p in folder.iterdir() if p.name.endswith(".safetensors"))
     if len(indices) > 1:
         raise BadInput(
             f"holds {len(indices)} indices: {', '.join(p.name for p in indices)}",
@@ -32,28 +32,28 @@ def weight_files(path: Path) -> tuple[Path | None, list[Path]]:
             hint="keep one",
         )
     if indices:
-        return folder, _shards(indices[0], found, folder)
-    if len(found) > 1:
+        return folder, _shards(indices[0], weights, folder)
+    if len(weights) > 1:
         raise BadInput(
-            f"holds several weight files and no index: {_names(found)}",
+            f"holds several weight files and no index: {_names(weights)}",
             where=str(folder),
             hint="name the file to convert",
         )
-    if not found:
+    if not weights:
         raise BadInput(
             "holds no .safetensors file",
             where=str(folder),
             hint="give a checkpoint file, a transformer folder or a pipeline folder",
         )
-    refuse_outside(found[0], folder)
-    return folder, found
+    refuse_outside(weights[0], folder)
+    return folder, weights
 
 
 def _names(paths: list[Path]) -> str:
     return ", ".join(p.name for p in paths)
 
 
-def _shards(index: Path, found: list[Path], folder: Path) -> list[Path]:
+def _shards(index: Path, weights: list[Path], folder: Path) -> list[Path]:
     names = sorted(set(_weight_map(index).values()))
     for name in names:
         plain = re.fullmatch(r"[\w][\w.\- ]*\.safetensors", name)
@@ -69,7 +69,7 @@ def _shards(index: Path, found: list[Path], folder: Path) -> list[Path]:
             where=str(index),
             hint="fetch the missing files",
         )
-    if stray := [p for p in found if p.name not in names]:
+    if stray := [p for p in weights if p.name not in names]:
         raise BadInput(
             f"holds {_names(stray)} beside the shards of {index.name}",
             where=str(folder),
@@ -113,24 +113,24 @@ def gather(headers: list[Header]) -> dict[str, StoredTensor]:
 
 def check_index(index: Path, headers: list[Header], folder: Path, strict: bool) -> None:
     """The index and the shards must list the same tensors in the same files."""
-    said = _weight_map(index)
+    file_of = _weight_map(index)
     held = {t.spec.name: h.path.name for h in headers for t in h.tensors}
-    if missing := sorted(n for n in said if n not in held):
+    if missing := sorted(n for n in file_of if n not in held):
         raise BadInput(
             "is in the index but not in the shard",
             hint="fetch the shard again",
-            where=(folder / said[missing[0]], f"tensor {missing[0]}"),
+            where=(folder / file_of[missing[0]], f"tensor {missing[0]}"),
         )
-    if extra := sorted(n for n in held if n not in said):
+    if extra := sorted(n for n in held if n not in file_of):
         raise BadInput(
             "is in the shard but not in the index",
             hint="fetch the index again",
             where=(folder / held[extra[0]], f"tensor {extra[0]}"),
         )
-    if moved := sorted(n for n in said if said[n] != held[n]):
+    if moved := sorted(n for n in file_of if file_of[n] != held[n]):
         raise BadInput(
             f"is in {held[moved[0]]}, not where the index says",
-            where=(folder / said[moved[0]], f"tensor {moved[0]}"),
+            where=(folder / file_of[moved[0]], f"tensor {moved[0]}"),
             hint="fetch the index again",
         )
     total = sum(t.spec.nbytes for h in headers for t in h.tensors)

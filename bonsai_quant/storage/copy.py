@@ -39,7 +39,7 @@ def copy_file(staging: Staging, relative: str, source: Path) -> tuple[int, str]:
 
 
 def settle(fd: int, size: int, sha256: str, path: Path) -> None:
-    """Force a written file to disk; refuse it when it does not read back as what was meant."""
+    """Force a written file to disk; refuse it when it reads back other bytes."""
     fs.fsync(fd, path)
     if fs.sha256_fd(fd, path) != (size, sha256):
         raise VerificationFailed(fs.READS_BACK, where=str(path), hint="use another disk")

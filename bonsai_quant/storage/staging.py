@@ -164,10 +164,10 @@ class Staging:
             fs.pwrite_all(fd, data, 0, path)
             fs.fsync(fd, path)
             with fs.explained(path, "reading back"):
-                found = os.pread(fd, len(data) + 1, 0)
+                read_back = os.pread(fd, len(data) + 1, 0)
         finally:
             os.close(fd)
-        if found != data:
+        if read_back != data:
             raise VerificationFailed(fs.READS_BACK, where=str(path), hint="use another disk")
 
     def commit(self, files: Collection[str]) -> None:

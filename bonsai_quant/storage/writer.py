@@ -83,9 +83,9 @@ class WeightFile:
         spec = self._specs.get(name)
         if spec is None:
             return False
-        found = _Running(self.layout.needs_crc)
-        self._read(self.layout.offsets[name], spec.nbytes, found)
-        if found.result() != sums:
+        running = _Running(self.layout.needs_crc)
+        self._read(self.layout.offsets[name], spec.nbytes, running)
+        if running.result() != sums:
             return False
         self.sums[name] = sums
         return True
@@ -102,7 +102,7 @@ class WeightFile:
         return self.layout.size, self._read_back(frames)
 
     def _read_back(self, frames: list[tuple[int, bytes]]) -> str:
-        """sha256 of the file as it now reads; refuses any byte that is not what was meant."""
+        """sha256 of the file as it now reads; refuses any byte that is not as written."""
         digest = hashlib.sha256()
         ranges: list[tuple[int, int, str, bytes]] = [(at, len(b), "", b) for at, b in frames]
         ranges += [(self.layout.offsets[n], s.nbytes, n, b"") for n, s in self._specs.items()]
@@ -111,10 +111,10 @@ class WeightFile:
             if start != end:
                 raise AssertionError(f"{self.relative}: bytes {end} to {start} belong to nothing")
             end = start + size
-            found = _Running(crc=False, also=digest)
-            self._read(start, size, found)
+            running = _Running(crc=False, also=digest)
+            self._read(start, size, running)
             meant = self.sums[name].xxh3 if name else xxhash.xxh3_128_hexdigest(expected)
-            if found.result().xxh3 != meant:
+            if running.result().xxh3 != meant:
                 raise VerificationFailed(
                     fs.READS_BACK,
                     where=(self.path, name or "header"),
@@ -159,7 +159,7 @@ def sums_from_json(value: object) -> dict[str, Sums] | None:
     """What a journal says of a file's tensors; None when it is not of that form."""
     if not isinstance(value, Mapping):
         return None
-    made = {}
+    sums = {}
     for name, pair in value.items():
         if not (
             isinstance(pair, list)
@@ -168,5 +168,5 @@ def sums_from_json(value: object) -> dict[str, Sums] | None:
             and isinstance(pair[1], int)
         ):
             return None
-        made[str(name)] = Sums(pair[0], pair[1])
-    return made
+        sums[str(name)] = Sums(pair[0], pair[1])
+    return sums

@@ -80,12 +80,12 @@ def _part(root: Path, part: str) -> list[PartFile]:
         if not folder.is_dir():
             raise BadInput("is missing", where=str(folder), hint="fetch the pipeline again")
         refuse_outside(folder, root)
-        found = list(part_files(root, part))
-        names = {f.name.rpartition("/")[2] for f in found}
+        files = list(part_files(root, part))
+        names = {f.name.rpartition("/")[2] for f in files}
         for name in NEEDED[part]:
             if name not in names:
                 raise BadInput(f"has no {name}", where=str(folder), hint="fetch the pipeline again")
-    return found
+    return files
 
 
 def _check_taken(encoder: TextEncoder, files: list[PartFile]) -> None:
@@ -95,11 +95,12 @@ def _check_taken(encoder: TextEncoder, files: list[PartFile]) -> None:
 
 
 def _check_vae(folder: Path) -> None:
-    said = read_json(folder / "config.json")
-    if not isinstance(said, dict) or said.get("_class_name") != "AutoencoderKLFlux2":
-        found = said.get("_class_name") if isinstance(said, dict) else said
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or config.get("_class_name") != "AutoencoderKLFlux2":
+        class_name = config.get("_class_name") if isinstance(config, dict) else config
         raise Unsupported(
-            f"is for {str(found)[:80]!r}, not AutoencoderKLFlux2", where=str(folder / "config.json")
+            f"is for {str(class_name)[:80]!r}, not AutoencoderKLFlux2",
+            where=str(folder / "config.json"),
         )
     read_header(folder / "diffusion_pytorch_model.safetensors")
 

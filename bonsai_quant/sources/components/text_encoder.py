@@ -53,13 +53,14 @@ def read_encoder(folder: Path) -> TextEncoder:
     stored = gather(headers)
     if (index := find_index(folder)) is not None:
         check_index(index, headers, folder, strict=False)
-    due = shapes(config)
+    expected = shapes(config)
     tied = config.get("tie_word_embeddings", False)
-    for name in sorted(set(due) | set(stored)):
+    for name in sorted(set(expected) | set(stored)):
         if not (tied and name == HEAD):
-            _check(name, due.get(name), stored.get(name), folder)
-    tensors = tuple(stored[n] for n in sorted(due))
-    return TextEncoder(folder, config, tensors, tuple(t for n, t in stored.items() if n not in due))
+            _check(name, expected.get(name), stored.get(name), folder)
+    tensors = tuple(stored[n] for n in sorted(expected))
+    unused = tuple(t for n, t in stored.items() if n not in expected)
+    return TextEncoder(folder, config, tensors, unused)
 
 
 def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -78,51 +79,53 @@ def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         "self_attn.q_proj": (heads * size, width),
         "self_attn.v_proj": (shared * size, width),
     }
-    due: dict[str, tuple[int, ...]] = {
+    expected: dict[str, tuple[int, ...]] = {
         f"model.layers.{i}.{name}.weight": shape
         for i in range(layers)
         for name, shape in of_layer.items()
     }
-    due |= {"model.embed_tokens.weight": (words, width), "model.norm.weight": (width,)}
-    return due if config.get("tie_word_embeddings", False) else due | {HEAD: (words, width)}
+    expected |= {"model.embed_tokens.weight": (words, width), "model.norm.weight": (width,)}
+    if not config.get("tie_word_embeddings", False):
+        expected[HEAD] = (words, width)
+    return expected
 
 
 def _config(path: Path) -> dict[str, Any]:
-    said = read_json(path)
-    if not isinstance(said, dict) or said.get("model_type") != "qwen3":
-        kind = said.get("model_type") if isinstance(said, dict) else said
+    config = read_json(path)
+    if not isinstance(config, dict) or config.get("model_type") != "qwen3":
+        kind = config.get("model_type") if isinstance(config, dict) else config
         raise Unsupported(f"is for {str(kind)[:80]!r}, not a Qwen3 text encoder", where=str(path))
-    if said.get("attention_bias") or "quantization_config" in said:
-        what = "has biases" if said.get("attention_bias") else "is quantized already"
+    if config.get("attention_bias") or "quantization_config" in config:
+        what = "has biases" if config.get("attention_bias") else "is quantized already"
         raise Unsupported(f"{what}, which Klein's text encoder does not", where=str(path))
     for key in SIZES:
-        value, most = said.get(key), MAX_LAYERS if key == "num_hidden_layers" else 1 << 24
+        value, most = config.get(key), MAX_LAYERS if key == "num_hidden_layers" else 1 << 24
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
             raise BadInput(
                 f"has {key} = {str(value)[:40]}; 1 to {most} is expected",
                 where=str(path),
                 hint="fetch it again",
             )
-    return said
+    return config
 
 
 def _check(
-    name: str, due: tuple[int, ...] | None, found: StoredTensor | None, folder: Path
+    name: str, expected: tuple[int, ...] | None, stored: StoredTensor | None, folder: Path
 ) -> None:
-    if found is None:
+    if stored is None:
         raise BadInput(
             "is missing", where=(folder, f"tensor {name}"), hint="fetch the text encoder again"
         )
-    where = (found.path, f"tensor {name}")
-    if due is None:
+    where = (stored.path, f"tensor {name}")
+    if expected is None:
         raise Unsupported("has no place in a Qwen3 of this config", where=where)
-    if found.spec.shape != due or math.prod(due) == 0:
+    if stored.spec.shape != expected or math.prod(expected) == 0:
         raise BadInput(
-            f"is {list(found.spec.shape)}, its config calls for {list(due)}",
+            f"is {list(stored.spec.shape)}, its config calls for {list(expected)}",
             where=where,
             hint="fetch the text encoder again",
         )
-    if found.spec.dtype not in READABLE:
+    if stored.spec.dtype not in READABLE:
         raise Unsupported(
-            f"has dtype {found.spec.dtype}; {', '.join(READABLE)} are read", where=where
+            f"has dtype {stored.spec.dtype}; {', '.join(READABLE)} are read", where=where
         )

@@ -150,10 +150,10 @@ def detect(tensors: Mapping[str, StoredTensor], place: str) -> Model | None:
 
 def _doubts(counts: tuple[int, int], sizes: Mapping[str, int]) -> tuple[str, ...]:
     """A known width with another depth: a checkpoint that lost its last block looks like that."""
-    for (*due, h, j), name in KNOWN.items():
-        if (h, j) == (sizes["h"], sizes["j"]) and tuple(due) != counts:
+    for (*known_counts, h, j), name in KNOWN.items():
+        if (h, j) == (sizes["h"], sizes["j"]) and tuple(known_counts) != counts:
             blocks = "{} double and {} single blocks"
-            return (f"has {blocks.format(*counts)}; {name} has {blocks.format(*due)}",)
+            return (f"has {blocks.format(*counts)}; {name} has {blocks.format(*known_counts)}",)
     return ()
 
 
@@ -190,8 +190,8 @@ def _counts(tensors: Mapping[str, StoredTensor], layout: str) -> tuple[int, int]
     """Number of double and of single blocks: one more than the highest index."""
 
     def count(prefix: str) -> int:
-        found = {int(m[1]) for n in tensors if (m := re.match(rf"{prefix}\.(\d{{1,4}})\.", n))}
-        return max(found, default=-1) + 1
+        indices = {int(m[1]) for n in tensors if (m := re.match(rf"{prefix}\.(\d{{1,4}})\.", n))}
+        return max(indices, default=-1) + 1
 
     double, single = (ours if layout == "diffusers" else theirs for ours, theirs, _ in BLOCKS)
     return count(double), count(single)
@@ -319,15 +319,15 @@ def _tensor(
 
 def _linears(rows: Iterable[Row], sizes: Mapping[str, int]) -> dict[str, tuple[Share, ...]]:
     """Every linear under its diffusers name and its original one."""
-    made: dict[str, tuple[Share, ...]] = {}
+    linears: dict[str, tuple[Share, ...]] = {}
     for row in rows:
         n, *inputs = _shape(row.shape, sizes)
         if inputs:
             ours, theirs = (x.removesuffix(".weight") for x in (row.name, row.original))
-            made[ours] = (Share(row.name, 0, n, 0),)
+            linears[ours] = (Share(row.name, 0, n, 0),)
             shares = tuple(Share(row.name, *r) for r in _spans(row.part, n)[1])
-            made[theirs] = made.get(theirs, ()) + shares
-    return made
+            linears[theirs] = linears.get(theirs, ()) + shares
+    return linears
 
 
 def _config(counts: tuple[int, int], sizes: Mapping[str, int], guidance: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a base says about a checkpoint: its size, its configuration, and the fate of each tensor."""
+"""What a family knows of a checkpoint: its size, its configuration, and how each tensor is held."""
 
 from __future__ import annotations
 
@@ -115,12 +115,12 @@ def check_config(config: Mapping[str, Any], model: Model, place: str) -> None:
     """Refuse a config.json that contradicts the tensors."""
     for name, tensor in model.evidence.items():
         value = model.config[name]
-        said = config.get(name, value)
-        if name == "out_channels" and said == config.get("in_channels"):
-            said = None  # diffusers takes both for the same
-        if said != value:
+        configured = config.get(name, value)
+        if name == "out_channels" and configured == config.get("in_channels"):
+            configured = None  # diffusers takes both for the same
+        if configured != value:
             raise BadInput(
-                f"says {name} = {str(said)[:80]}, but {tensor} says {value}",
+                f"says {name} = {str(configured)[:80]}, but {tensor} says {value}",
                 where=place,
                 hint="config and weights are of different models: fetch both again",
             )

@@ -45,8 +45,8 @@ class Adapter:
 
     def summary(self) -> str:
         """How much of it is used, and how strongly."""
-        found = f"{self.modules} of {self.modules + len(self.ignored)} modules matched"
-        return f"{found}, scale {self.scale:g}, alpha {self.alpha}"
+        matched = f"{self.modules} of {self.modules + len(self.ignored)} modules matched"
+        return f"{matched}, scale {self.scale:g}, alpha {self.alpha}"
 
     def check_unchanged(self) -> None:
         """Refuse when another file has taken its place since it was opened."""
@@ -135,13 +135,13 @@ def _open(path: Path, scale: float, model: Model, partial: bool) -> Adapter:
 
 def _strength(fd: int, module: Module, settings: Settings | None) -> float:
     """alpha / r, from wherever the file says it."""
-    said = settings.factor(module.linear, module.rank) if settings else None
+    given = settings.factor(module.linear, module.rank) if settings else None
     if module.alpha is None:
-        return 1.0 if said is None else said
+        return 1.0 if given is None else given
     stored = read_alpha(fd, module.alpha) / module.rank
-    if said is not None and not math.isclose(said, stored, rel_tol=1e-2):  # 16 bits may hold it
+    if given is not None and not math.isclose(given, stored, rel_tol=1e-2):  # 16 bits may hold it
         raise BadInput(
-            f"gives alpha / rank = {stored:g}, and the file's settings {said:g}",
+            f"gives alpha / rank = {stored:g}, and the file's settings {given:g}",
             where=(module.alpha.path, f"tensor {module.alpha.spec.name}"),
             hint="fetch the LoRA again",
         )

@@ -63,8 +63,8 @@ def read_settings(header: Header, *, peft: bool) -> tuple[Settings | None, str |
 
 def _parse(text: bytes, path: Path) -> Settings:
     try:
-        said = strict_json(text)
-        plain = {str(k).removeprefix("transformer."): v for k, v in dict(said).items()}
+        settings_json = strict_json(text)
+        plain = {str(k).removeprefix("transformer."): v for k, v in dict(settings_json).items()}
         settings = Settings.model_validate(plain)
     except pydantic.ValidationError as e:
         raise BadInput(first_problem(e), where=str(path), hint="fetch the LoRA again") from e

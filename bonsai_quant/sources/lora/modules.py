@@ -40,7 +40,7 @@ class Module:
 def gather(header: Header, model: Model) -> tuple[tuple[Module, ...], tuple[str, ...]]:
     """The modules, sorted by name, and the names of those that the model does not have."""
     known = spellings(model.linears)
-    found: dict[str, dict[Kind, StoredTensor]] = {}
+    factors_of: dict[str, dict[Kind, StoredTensor]] = {}
     others = set()
     for t in header.tensors:
         part = take_apart(t.spec.name)
@@ -53,13 +53,13 @@ def gather(header: Header, model: Model) -> tuple[tuple[Module, ...], tuple[str,
                 where=(t.path, f"tensor {t.spec.name}"),
                 hint="merge it into the checkpoint with the program that made it",
             )
-        elif before := found.setdefault(linear, {}).get(part.kind):
+        elif before := factors_of.setdefault(linear, {}).get(part.kind):
             _bad(t, f"is {before.spec.name} once more")
         else:
-            found[linear][part.kind] = t
-    if not found:
+            factors_of[linear][part.kind] = t
+    if not factors_of:
         raise _no_match(header.path, model, others)
-    modules = tuple(_module(name, found[name], model) for name in sorted(found))
+    modules = tuple(_module(name, factors_of[name], model) for name in sorted(factors_of))
     _check_apart(modules)
     return modules, tuple(sorted(others))
 
@@ -75,12 +75,12 @@ def _no_match(path: Path, model: Model, others: Iterable[str]) -> BadInput | Uns
     )
 
 
-def _module(linear: str, found: dict[Kind, StoredTensor], model: Model) -> Module:
+def _module(linear: str, factors: dict[Kind, StoredTensor], model: Model) -> Module:
     for kind, other in (("down", "lora_A"), ("up", "lora_B")):
-        if kind not in found:
-            _bad(next(iter(found.values())), f"stands without its {other}")
+        if kind not in factors:
+            _bad(next(iter(factors.values())), f"stands without its {other}")
     shares = model.linears[linear]
-    module = Module(linear, shares, found["down"], found["up"], found.get("alpha"))
+    module = Module(linear, shares, factors["down"], factors["up"], factors.get("alpha"))
     width = next(t.shape[1] for t in model.tensors if t.name == shares[0].tensor)
     _check_shapes(module, width, max(s.stop for s in shares))
     return module

@@ -59,15 +59,15 @@ def take_apart(name: str) -> Part:
         if name.endswith(f".{suffix}"):
             return Part(name.removesuffix(f".{suffix}"), kind)
     for what, pattern in OTHERS.items():
-        if found := re.search(rf"\.({pattern})$", name):
-            return Part(name[: found.start()], "other", what)
+        if match := re.search(rf"\.({pattern})$", name):
+            return Part(name[: match.start()], "other", what)
     return Part(name, "other", "nothing known")
 
 
 def spellings(linears: Iterable[str]) -> dict[str, str]:
     """Every name that a linear may have in a file -> its name in the base's table."""
-    made: dict[str, str] = {}
+    linear_of: dict[str, str] = {}
     for linear in linears:
-        made |= {f"{prefix}{linear}": linear for prefix in PREFIXES}
-        made |= {f"{prefix}{linear.replace('.', '_')}": linear for prefix in FLAT_PREFIXES}
-    return made
+        linear_of |= {f"{prefix}{linear}": linear for prefix in PREFIXES}
+        linear_of |= {f"{prefix}{linear.replace('.', '_')}": linear for prefix in FLAT_PREFIXES}
+    return linear_of

@@ -199,9 +199,9 @@ def _check_places(tensors: list[GgufTensor], start: int, align: int, size: int, 
         if t.name in names:
             _bad(path, t.name, "stands twice")
         names.add(t.name)
-        due = padded(end, align)
-        if t.offset != due:
-            _bad(path, t.name, f"starts at byte {t.offset}, expected {due}")
+        expected = padded(end, align)
+        if t.offset != expected:
+            _bad(path, t.name, f"starts at byte {t.offset}, expected {expected}")
         end = t.offset + t.nbytes
     if end > size and tensors:
         _bad(path, tensors[-1].name,

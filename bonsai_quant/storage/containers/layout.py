@@ -46,9 +46,13 @@ def safetensors_layout(specs: Sequence[TensorSpec], metadata: dict[str, str]) ->
 def torchzip_layout(specs: Sequence[TensorSpec]) -> Layout:
     """One PyTorch zip, as `torch.save` of a flat dict makes it, its tensors sorted by name."""
     ordered = tuple(sorted(specs, key=lambda s: s.name))
-    made = torchzip.layout(ordered)
+    archive = torchzip.layout(ordered)
     return Layout(
-        ordered, made.offsets, made.size, lambda crcs: torchzip.frames(made, crcs), needs_crc=True
+        ordered,
+        archive.offsets,
+        archive.size,
+        lambda crcs: torchzip.frames(archive, crcs),
+        needs_crc=True,
     )
 
 

@@ -169,15 +169,15 @@ def _legal_name(file: File, raw: bytes) -> str:
 
 def _extra_field(file: File, name: str, extra: bytes, number: int) -> bytes:
     """Content of one field of an extra area; empty if there is none."""
-    at, found = 0, b""
+    at, content = 0, b""
     while at < len(extra):
         field, length = struct.unpack_from("<2H", extra.ljust(at + 4, b"\0"), at)
         at += 4 + length
-        if at > len(extra) or (field == number and found):
+        if at > len(extra) or (field == number and content):
             file.bad("has a damaged extra field", name)
         if field == number:
-            found = extra[at - length : at]
-    return found
+            content = extra[at - length : at]
+    return content
 
 
 def _widen(

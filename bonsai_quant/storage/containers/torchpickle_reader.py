@@ -180,12 +180,12 @@ class _Machine:
 
     def storage(self, _arg: None) -> None:
         """The record that a persistent id stands for."""
-        found = _storage(self.stack.pop())
-        first = self.storages.setdefault(found.key, found)
-        if (first.dtype, first.numel) != (found.dtype, found.numel):
-            raise _Refused(f"takes storage {found.key[:20]!r} for {first.numel} x {first.dtype} "
-                           f"and for {found.numel} x {found.dtype}")  # fmt: skip
-        self.stack.append(found)
+        storage = _storage(self.stack.pop())
+        first = self.storages.setdefault(storage.key, storage)
+        if (first.dtype, first.numel) != (storage.dtype, storage.numel):
+            raise _Refused(f"takes storage {storage.key[:20]!r} for {first.numel} x {first.dtype} "
+                           f"and for {storage.numel} x {storage.dtype}")  # fmt: skip
+        self.stack.append(storage)
 
 
 def _storage(pid: object) -> Storage:

@@ -80,11 +80,11 @@ def _opened(path: Path) -> Iterator[File]:
 
 def _known_members(file: File) -> dict[str, Member]:
     """Members by their name below the root folder, which all of them share."""
-    found = read_members(file)
-    root = found[0].name.split("/")[0] + "/"
-    if alien := [m.name for m in found if not m.name.startswith(root)]:
+    every_member = read_members(file)
+    root = every_member[0].name.split("/")[0] + "/"
+    if alien := [m.name for m in every_member if not m.name.startswith(root)]:
         file.bad(f"is not in the folder {root[:80]} of the first member", alien[0])
-    members = {m.name.removeprefix(root): m for m in found}
+    members = {m.name.removeprefix(root): m for m in every_member}
     for name, member in members.items():
         if name.startswith(SCRIPT):
             file.bad("is code: this is a torch.jit archive or torch.package, not a dict of tensors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -38,15 +39,11 @@ def render_card(
 
     Every figure is of the manifest or of the report; what was not measured is said to be so.
     """
-    from jinja2 import Environment
-
-    text = files("bonsai_quant.packs.card").joinpath("card.md").read_text("utf-8")
-    made = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, newline_sequence="\n")
     source = manifest.source
     own = source.id or source.origin or manifest.base
     title, original = ORIGINALS.get(manifest.base, (own, None))
     said = license or source.license
-    return made.from_string(text).render(
+    return _template().render(
         yaml=_yaml(manifest, said),
         m=manifest,
         tool=TOOL,
@@ -63,6 +60,18 @@ def render_card(
         mlx_version=".".join(map(str, MLX_SINCE)),
         rebuild=rebuild(manifest),
     )
+
+
+@cache
+def _template() -> Any:
+    """card.md, compiled once: that takes longer than all else of a small conversion."""
+    from jinja2 import Environment
+
+    text = files("bonsai_quant.packs.card").joinpath("card.md").read_text("utf-8")
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, newline_sequence="\n"
+    )
+    return environment.from_string(text)
 
 
 def _parts(manifest: Manifest) -> list[str]:

@@ -4,7 +4,7 @@ VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 RUN := $(VENV)/bin
 
-.PHONY: help setup demo test check fmt bench bench-run ladder clean
+.PHONY: help setup demo test test-fast check fmt bench bench-run ladder clean
 help:            ## print this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/: .*## / - /; s/:  *## / - /'
 
@@ -23,6 +23,9 @@ demo: setup      ## convert, verify, compare and score mini-klein, the model in 
 
 test: setup      ## all tests: no network, no GPU
 	$(RUN)/python -m pytest -n auto --dist worksteal
+
+test-fast: setup ## tests of every folder in two minutes, before each commit: nothing paints or trains
+	$(RUN)/python -m pytest -n auto --dist worksteal -m "not heavy"
 
 check: setup     ## lint, format, types, and which folder may import which
 	$(RUN)/ruff check . && $(RUN)/ruff format --check . && $(RUN)/mypy && $(RUN)/lint-imports

@@ -26,12 +26,17 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, python_s_own)
 
 
+PAINTING = {"standin", "standin_packs", "shipped"}
+"""Fixtures of whole pipelines: what asks for one, be it through another, loads torch and paints."""
+
+
 def pytest_collection_modifyitems(config, items):
-    """Slow tests run when asked for: `pytest -m slow`."""
-    if not config.option.markexpr:
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))
+    """Tests that paint are heavy; slow tests run when asked for: `pytest -m slow`."""
+    for item in items:
+        if PAINTING & set(item.fixturenames):
+            item.add_marker("heavy")
+        if item.get_closest_marker("slow") and "slow" not in config.option.markexpr:
+            item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,7 @@ def reached(world, out, act, operations) -> int:
     return counter.count
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("overwrite", [False, True], ids=["new", "overwrite"])
 @pytest.mark.parametrize("operations", [OTHERS, ("pwrite",)], ids=["others", "pwrite"])
 @pytest.mark.parametrize("step", FEW_AND_ALL)
@@ -115,6 +116,7 @@ def flip(operation, call, args, kwargs):
     return written
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("act", [lie, flip])
 @pytest.mark.parametrize("step", FEW_AND_ALL)
 def test_other_bytes_on_disk_are_caught(world, tmp_path, act, step):
@@ -146,6 +148,7 @@ def test_what_changed_before_the_resume_is_written_again(world, tmp_path, half_d
         resumed(world, out)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("step", FEW_AND_ALL)
 def test_a_failing_read_names_file_and_byte(world, tmp_path, monkeypatch, step):
     out, real = tmp_path / "out", os.preadv

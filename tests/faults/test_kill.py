@@ -67,10 +67,12 @@ def check(world: World, out: Path, before: object, options: dict[str, bool], whe
     shutil.rmtree(out)
 
 
+@pytest.mark.heavy
 def test_killed_everywhere_in_a_new_conversion(world, tmp_path):
     assert kill_everywhere(world, tmp_path / "out", lambda: None) > 300
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("operations", [OTHERS, ("pwrite",)], ids=["others", "pwrite"])
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_while_overwriting(world, tmp_path, operations, step):
@@ -106,6 +108,7 @@ def plain_renames_only(*_: object) -> None:
     raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
+@pytest.mark.heavy
 def test_killed_where_renames_cannot_exchange(world, tmp_path, monkeypatch):
     """Some file systems rename only plainly: the old pack may be away, and is put back."""
     monkeypatch.setattr(fs, "_renameat2", plain_renames_only)
@@ -124,6 +127,7 @@ def test_killed_where_renames_cannot_exchange(world, tmp_path, monkeypatch):
                 break
 
 
+@pytest.mark.heavy
 def test_killed_at_random_times(world, tmp_path):
     """The command line, 50 times, over the whole of its run."""
     out, chance = tmp_path / "out", random.Random(7)

@@ -74,6 +74,7 @@ def test_the_second_process_is_told_who_is_writing(world, tmp_path, at, overwrit
     assert beside(out) == set()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_two_processes_at_once(world, tmp_path, overwrite):
     """One wins; the other is refused, or, with --overwrite, comes second. Ten rounds."""

@@ -60,6 +60,7 @@ def resumed(world, out: Path) -> None:
     assert beside(out) == set()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("signals", "code"),
     [
@@ -98,6 +99,7 @@ def test_interrupted_during_the_final_rename(world, tmp_path, overwrite):
     resumed(world, out)
 
 
+@pytest.mark.heavy
 def test_threads_that_hang_are_left_behind(world, tmp_path):
     """As on a dead network disk: the process ends without them."""
     process = start("fsync", 30, world.arguments(tmp_path / "out"))
@@ -108,6 +110,7 @@ def test_threads_that_hang_are_left_behind(world, tmp_path):
     resumed(world, tmp_path / "out")
 
 
+@pytest.mark.heavy
 def test_nohup_is_respected(world, tmp_path):
     ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
     process = start("pwrite", 0.005, world.arguments(tmp_path / "out"), **ignore)
@@ -144,6 +147,7 @@ def test_a_library_call_stops_hashing_when_interrupted(world, tmp_path, monkeypa
 # Streams that are lost
 
 
+@pytest.mark.heavy
 def test_stdout_is_full(world, tmp_path):
     with open("/dev/full", "w") as full:
         done = finish(start_command(world.arguments(tmp_path / "out"), stdout=full))
@@ -153,6 +157,7 @@ def test_stdout_is_full(world, tmp_path):
     assert digests(tmp_path / "out") == world.golden
 
 
+@pytest.mark.heavy
 def test_stdout_is_a_closed_pipe(world, tmp_path):
     reading, writing = os.pipe()
     os.close(reading)
@@ -164,6 +169,7 @@ def test_stdout_is_a_closed_pipe(world, tmp_path):
     assert digests(tmp_path / "out") == world.golden
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed(world, tmp_path, closed):
     """No file of ours gets the number of a closed stream, where prints would end up in it."""
@@ -179,6 +185,7 @@ def test_streams_that_are_closed(world, tmp_path, closed):
     assert digests(tmp_path / "out") == world.golden
 
 
+@pytest.mark.heavy
 def test_stderr_is_full(world, tmp_path):
     """What it would have said is lost; exit code and result are not."""
     with open("/dev/full", "w") as full:

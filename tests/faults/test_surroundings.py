@@ -54,6 +54,7 @@ def without_network() -> list[str]:
     return ["unshare", "-n"]
 
 
+@pytest.mark.heavy
 def test_no_home_no_locale_no_network(world, tmp_path):
     command = [*without_network(), sys.executable, "-m", "bonsai_quant"]
     out = tmp_path / "\u00fc out"  # a name that LC_ALL=C cannot print
@@ -83,6 +84,7 @@ main()
 READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
 
 
+@pytest.mark.heavy
 def test_an_installation_and_a_home_that_are_read_only(world, tmp_path):
     """Nowhere to cache machine code: it is compiled each time."""
     inside = ["unshare", "-m", "sh", "-c", READ_ONLY, str(ROOT)]
@@ -100,6 +102,7 @@ def test_an_installation_and_a_home_that_are_read_only(world, tmp_path):
     assert digests(tmp_path / "out") == world.golden
 
 
+@pytest.mark.heavy
 def test_a_full_disk_for_the_cache_of_machine_code(world, tmp_path, small_disk):
     folder = small_disk("size=100k")
     done = subprocess.run(

@@ -162,6 +162,7 @@ def test_the_four_bits_stay_near_the_original(made, standin):
     assert 1e-3 < distance < 0.5
 
 
+@pytest.mark.heavy
 def test_torch_reads_hqqs_text_encoder(for_cuda, standin):
     import torch
     from hqq.core.quantize import Quantizer
@@ -468,6 +469,7 @@ def test_without_hqq_the_text_encoder_stays_in_16_bits(standin, tmp_path, withou
     assert np.array_equal(x, y)
 
 
+@pytest.mark.heavy
 def test_hqqs_file_is_the_same_every_time(for_cuda, standin, tmp_path):
     convert(str(standin), formats="gemlite", out=tmp_path / "out", **MODE)
     assert hashes(tmp_path / "out/gemlite") == hashes(for_cuda)

@@ -175,6 +175,7 @@ def pixels(path):
     return np.array(Image.open(path))
 
 
+@pytest.mark.heavy
 def test_steps_of_theirs_can_be_proved(made, standin):
     repo = made.repos["gemlite" if made.mode == "ternary" else "unpacked"]
     verdict = verify(repo, level="step", pipeline=str(standin), backends=("torch",))
@@ -320,6 +321,7 @@ def test_layers_left_dense_are_kept_and_named(made, copy, caplog):
     assert f"1 layers are on no grid, and kept: {LAYER}.weight" in caplog.text
 
 
+@pytest.mark.heavy
 def test_gemlite_scales_may_be_fp16_and_tensors_may_have_been_on_a_gpu(made, copy, monkeypatch):
     folder, path = copy("gemlite")
     (folder / "manifest.json").unlink()
@@ -336,6 +338,7 @@ WIDE = ((1, 1), {"h": 256, "i": 128, "o": 128, "j": 128, "t": 64, "d": 128, "m":
 """gemlite stores layers of a single group in another way."""
 
 
+@pytest.mark.heavy
 def test_files_of_what_gemlite_itself_packed_are_read(tmp_path):
     source = models.save_folder(tmp_path / "transformer", models.tensors(WIDE), WIDE)
     made = [release(source, mode) for mode in ("ternary", "binary")]

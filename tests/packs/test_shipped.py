@@ -91,6 +91,7 @@ def test_the_model_in_this_package_is_whole(monkeypatch):
     assert sum(p.stat().st_size for p in stored) < 50_000_000
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("pack", shipped.PACKS)
 def test_the_packs_in_this_package_paint_what_is_asked(pack, monkeypatch):
     """One caption of each category, by both runners: the same pictures, and nearly all right."""

@@ -129,6 +129,7 @@ def counted(original):
         return list(hub.requests)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("create_pr", [False, True])
 def test_killed_at_every_request_and_run_again(pack, cache, counted, monkeypatch, create_pr):
     """SIGKILL as each request arrives, and as each is answered; then the same command again."""

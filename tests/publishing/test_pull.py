@@ -149,6 +149,7 @@ def test_a_hostile_listing(remote, tmp_path, entry, text):
     refused(remote, BadInput, text, tmp_path / "back")
 
 
+@pytest.mark.heavy
 def test_a_million_entries(remote, tmp_path):
     remote.listing = lambda s: [{"rfilename": f"f{i}", "size": 1} for i in range(10**6)]
     refused(remote, BadInput, "1000000 files", tmp_path / "back")

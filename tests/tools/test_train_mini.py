@@ -38,6 +38,7 @@ def trained(tmp_path_factory):
     return out
 
 
+@pytest.mark.heavy
 def test_parts_make_a_pipeline_that_diffusers_runs(trained):
     from diffusers import Flux2KleinPipeline
 
@@ -54,6 +55,7 @@ def test_parts_make_a_pipeline_that_diffusers_runs(trained):
     assert pipe.tokenizer.unk_token_id not in pipe.tokenizer("A red circle.").input_ids
 
 
+@pytest.mark.heavy
 def test_a_stopped_run_goes_on_with_the_same_numbers(trained, tmp_path):
     for name in ("vae", "text_encoder", "tokenizer", "latents"):
         (tmp_path / name).symlink_to(trained / name)
@@ -89,6 +91,7 @@ def test_no_training_caption_is_held_out():
     assert {split_of(m) for m in said} == {"train"}
 
 
+@pytest.mark.heavy
 def test_latents_and_back_are_inverse_orders(trained):
     from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline
 

@@ -169,6 +169,7 @@ def gemlite_checks() -> dict[tuple[int, str], KernelCheck]:
     return dict(zip(pairs, gemlite.check_layers(list(pairs.values())), strict=True))
 
 
+@pytest.mark.heavy
 @needs_gemlite
 @MODES
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -192,6 +193,7 @@ def test_gemlite_fails_a_wrong_layer(
     assert check.max_error is None or check.max_error > check.tolerance
 
 
+@pytest.mark.heavy
 @needs_gemlite
 @MODES
 def test_gemlite_packs_the_same_bytes(bits: int) -> None:

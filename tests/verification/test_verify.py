@@ -161,6 +161,7 @@ def test_levels_that_are_not_there_are_named(packs, run):
     assert (result.code, "unknown level 'soul'" in result.err) == (2, True)
 
 
+@pytest.mark.heavy
 def test_kernels_run_on_the_packed_layers(packs):
     verdict = verify(packs.out, level="kernel", layers=1)
     kernels = {c.subject.split(":")[0]: c for c in verdict.checks if c.level == "kernel"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bonsai_quant.core.requirements import MLX_SINCE
 from bonsai_quant.core.schema import FORMAT_NAMES
@@ -14,6 +14,9 @@ from bonsai_quant.packs.rebuild import rebuild
 from bonsai_quant.sources.license import OTHER, License
 
 from .records import Evidence, Score
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 ORIGINALS = {
     "flux2-klein-4b": ("FLUX.2 Klein 4B", "black-forest-labs/FLUX.2-klein-4B"),
@@ -63,7 +66,7 @@ def render_card(
 
 
 @cache
-def _template() -> Any:
+def _template() -> Template:
     """card.md, compiled once: that takes longer than all else of a small conversion."""
     from jinja2 import Environment
 

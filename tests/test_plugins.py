@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 import bonsai_quant
@@ -27,14 +28,20 @@ class House:
         shutil.copytree(PACKAGE, folder / "bonsai_quant", ignore=ignored)
         shutil.copytree(PACKAGE.parent / "recipes", folder / "recipes")
 
-    def add(self, file: str, text: str, *, table: str, after: str, row: str) -> None:
-        """file: the new one.  table: the file that gets a row, behind the text `after`."""
+    def add(
+        self, file: str, text: str, *, table: str, row: str, after: str, needs: str = ""
+    ) -> None:
+        """file: the new one.  table: the file that gets a row, behind the text `after`.
+
+        needs: the line that imports what the row names.
+        """
         new, rows = self.folder / "bonsai_quant" / file, self.folder / "bonsai_quant" / table
         assert not new.exists()
         new.write_text(f"from __future__ import annotations\n{text}")
         before = rows.read_text()
-        assert before.count(after) == 1
-        rows.write_text(before.replace(after, f"{after}\n    {row}"))
+        assert before.count(after) == before.count("\n_ROWS = (") == 1
+        grown = before.replace(after, f"{after}\n    {row}")
+        rows.write_text(grown.replace("\n_ROWS = (", f"\n{needs}\n_ROWS = ("))
 
     def run(self, *arguments: object) -> str:
         """Run a command with the copy; -> what it printed."""
@@ -120,10 +127,9 @@ def test_a_family(house, tmp_path):
         FAMILY,
         table="sources/families/__init__.py",
         after="_ROWS = (",
-        row="toy.FAMILY, ",
+        row="toy.FAMILY,",
+        needs="from . import toy",
     )
-    rows = house.folder / "bonsai_quant/sources/families/__init__.py"
-    rows.write_text(rows.read_text().replace("from . import flux2", "from . import flux2, toy"))
     rng = np.random.default_rng(0)
     weights = {f"toy.{i}.weight": rng.normal(size=(64, 256)).astype(np.float32) for i in range(3)}
     source = tmp_path / "toys.safetensors"
@@ -133,3 +139,75 @@ def test_a_family(house, tmp_path):
     assert shown["facts"]["base"] == "toy-1"
     statuses = house.statuses("out", "--against", source)
     assert set(statuses["codes"]) == {"passed"}
+
+
+RUNNER = '''
+"""Paints grey, whatever is asked."""
+
+from contextlib import contextmanager
+
+import numpy as np
+
+
+class ToyRunner:
+    name, computes = "toy", "float32"
+
+    def __init__(self, pipeline):
+        self.place = pipeline
+
+    def encode(self, prompts, length):
+        return np.zeros((len(prompts), length, 8), np.float32)
+
+    @contextmanager
+    def transformer(self, references=()):
+        yield lambda z, sigma, captions: np.zeros_like(z)
+
+    @contextmanager
+    def decoder(self):
+        yield lambda z: np.zeros((len(z), 16 * z.shape[1], 16 * z.shape[2], 3), np.float32)
+
+    def active_bytes(self):
+        return 0
+'''
+
+
+def test_a_runner(house, standin):
+    house.add(
+        "runners/toy.py",
+        RUNNER,
+        table="runners/__init__.py",
+        after="_ROWS = (",
+        row='Backend("toy", "toy", "ToyRunner", (), _anywhere),',
+    )
+    shown = house.run("generate", standin, "-p", "grey", "-o", "grey.png", "--backend", "toy")
+    assert "toy" in shown
+    picture = np.asarray(Image.open(house.folder / "grey.png"))
+    assert (picture.min(), picture.max()) == (128, 128)
+
+
+LEVEL = '''
+"""Every pack has a packed layer."""
+
+from .check import Check
+
+
+def check_toy(job):
+    return [
+        Check("toy", pack.folder.name, "passed" if pack.info.packed else "failed", "")
+        for pack in job.packs
+    ]
+'''
+
+
+def test_a_verification_level(house, standin_packs):
+    house.add(
+        "verification/levels/toy.py",
+        LEVEL,
+        table="verification/levels/__init__.py",
+        after='Level("codes", (check_codes, check_against)),',
+        row='Level("toy", (check_toy,)),',
+        needs="from .toy import check_toy",
+    )
+    statuses = house.statuses(standin_packs, "--level", "toy")
+    assert list(statuses) == ["file", "codes", "toy"]
+    assert statuses["toy"] == ["passed", "passed"]

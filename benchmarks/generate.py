@@ -39,10 +39,10 @@ def child(model: str, backend: str, side: int, steps: int, pipeline: Path) -> di
 
     folder = Path(model)
     pack = open_pack(folder) if (folder / "manifest.json").exists() else None
-    place = Pipeline(folder.name, pipeline if pack else folder, pack)
-    runner = open_runner(place, backend)
+    whole = Pipeline(folder.name, pipeline if pack else folder, pack)
+    runner = open_runner(whole, backend)
     tokens = side // PIXELS
-    z = draw(0, tokens, tokens, place.channels)[None]
+    z = draw(0, tokens, tokens, whole.channels)[None]
     captions = np.random.default_rng(0).normal(size=(1, WORDS, WIDTH)).astype(np.float32)
     sigmas = levels(tokens * tokens, steps)
     made: dict[str, Any] = {"at_rest": resident(), "steps": []}

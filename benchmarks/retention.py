@@ -120,7 +120,7 @@ def climb(source: Pipeline, task: Task, maker: Maker) -> tuple[list[dict[str, An
             took = perf_counter() - start
             if folder is None:
                 continue
-            gallery = painted(locate(str(folder), spare=str(source.pipeline)), task)
+            gallery = painted(locate(str(folder), spare=str(source.folder)), task)
             result = compare(gallery, reference)
             galleries.append(gallery)
             pack = open_pack(find_packs(folder)[0])
@@ -135,11 +135,11 @@ def climb(source: Pipeline, task: Task, maker: Maker) -> tuple[list[dict[str, An
     return rungs, galleries
 
 
-def painted(place: Pipeline, task: Task) -> Gallery:
+def painted(pipeline: Pipeline, task: Task) -> Gallery:
     """Paint with one model, and say how long it took."""
-    click.echo(f"- paint {len(task.texts)} pictures with {place.name}", err=True)
+    click.echo(f"- paint {len(task.texts)} pictures with {pipeline.name}", err=True)
     start = perf_counter()
-    gallery = exhibit(place, task)
+    gallery = exhibit(pipeline, task)
     click.echo(f"  {perf_counter() - start:.0f} s", err=True)
     return gallery
 
@@ -233,10 +233,10 @@ def main(
     seed: int, train: bool, grid: str | None,
 ) -> None:  # fmt: skip
     """Measure, print, and write results/retention.json and the tables of docs/quality.md."""
-    folder, place = Path(work), locate(source)
+    folder, pipeline = Path(work), locate(source)
     folder.mkdir(parents=True, exist_ok=True)
-    task = task_for([place], split=split, prompts=prompts, images=images, seed=seed)
-    rungs, galleries = climb(place, task, Maker(place, folder, train))
+    task = task_for([pipeline], split=split, prompts=prompts, images=images, seed=seed)
+    rungs, galleries = climb(pipeline, task, Maker(pipeline, folder, train))
     figures = {
         "source": source_record(compare(galleries[0])),
         "settings": scoreboard.settings(task),

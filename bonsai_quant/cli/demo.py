@@ -86,12 +86,12 @@ def _pictures(folder: Path, source: str, seed: int, say: Callable[[str], None]) 
     trained = [f"{source}-{mode}" for mode in MODES]
     packs = [p for m, t in zip(MODES, trained, strict=True) for p in (str(folder / m), t)]
     there = [p for p in packs if p not in trained or find_shipped_pack(p)]
-    places = [locate(source), *(locate(p) for p in there)]
-    task = task_for(places, split="test", prompts=PROMPTS, images=IMAGES, seed=seed)
+    pipelines = [locate(source), *(locate(p) for p in there)]
+    task = task_for(pipelines, split="test", prompts=PROMPTS, images=IMAGES, seed=seed)
     galleries = []
-    for place in places:
-        say(f"paint {len(task.texts)} pictures with {place.name}, and judge them")
-        galleries.append(exhibit(place, task))
+    for pipeline in pipelines:
+        say(f"paint {len(task.texts)} pictures with {pipeline.name}, and judge them")
+        galleries.append(exhibit(pipeline, task))
     sheet = folder / "side-by-side.png"
     write_file(sheet, examples(galleries, prompts=1, images=1), overwrite=False)
     return Pictures(sheet, task, tuple(compare(g).model for g in galleries))

@@ -108,14 +108,14 @@ def check_packages() -> None:
 
 
 def exhibit(
-    place: Pipeline, task: Task, *, batch: int = BATCH, progress: Progress = no_progress
+    pipeline: Pipeline, task: Task, *, batch: int = BATCH, progress: Progress = no_progress
 ) -> Gallery:
     """Paint every picture of the task and judge it. progress: counts pictures."""
     check_packages()
     from bonsai_quant.runners.torch.dense import open_pipeline, paint_dense
 
     world, settings = scenery(task.benchmark), task.benchmark.settings
-    pipe = open_pipeline(place.name, pipeline=str(place.pipeline))
+    pipe = open_pipeline(pipeline.name, pipeline=str(pipeline.folder))
     texts, seeds, made = task.texts, task.seeds, []
     for at in range(0, len(texts), batch):
         part = slice(at, at + batch)
@@ -123,7 +123,7 @@ def exhibit(
         made.append(shrink(painted, world.pixels))
         progress(len(painted), 0, len(texts))
     pictures = np.concatenate(made).reshape(len(task.prompts), task.images, *made[0].shape[1:])
-    return Gallery(place.name, task, pictures, judge(pictures, task.prompts, world))
+    return Gallery(pipeline.name, task, pictures, judge(pictures, task.prompts, world))
 
 
 def shrink(pictures: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -108,29 +108,29 @@ def score(
     check_packages()
     if grid is not None:
         check_png(Path(grid), overwrite=overwrite)
-    places = find_places(str(place), against, pipeline)
-    task = task_for(places, split=split, prompts=prompts, images=images, seed=seed)
+    pipelines = find_pipelines(str(place), against, pipeline)
+    task = task_for(pipelines, split=split, prompts=prompts, images=images, seed=seed)
     if batch < 1:
         raise UsageError(f"batch must be at least 1, not {batch}")
-    total = len(places) * len(task.texts)
+    total = len(pipelines) * len(task.texts)
 
     def tell(n_pictures: int, _: int, __: int) -> None:
         progress(n_pictures, 0, total)
 
-    galleries = [exhibit(p, task, batch=batch, progress=tell) for p in places]
+    galleries = [exhibit(p, task, batch=batch, progress=tell) for p in pipelines]
     if grid is not None:
         write_file(Path(grid), examples(galleries[::-1]), overwrite=overwrite)
-    manifest = places[0].pack.manifest if places[0].pack else None
+    manifest = pipelines[0].pack.manifest if pipelines[0].pack else None
     result = compare(*galleries)
     if manifest is None:
         return result
     return replace(result, conversion=conversion(manifest), format=manifest.format)
 
 
-def find_places(place: str, against: str | None, pipeline: str | None) -> list[Pipeline]:
+def find_pipelines(place: str, against: str | None, pipeline: str | None) -> list[Pipeline]:
     """What is to be scored, then the reference if there is one."""
     reference = locate(against, pipeline=pipeline) if against is not None else None
-    spare = str(reference.pipeline) if reference else None
+    spare = str(reference.folder) if reference else None
     found = [locate(place, pipeline=pipeline, spare=spare)]
     if reference is not None:
         found.append(reference)
@@ -141,18 +141,20 @@ def find_places(place: str, against: str | None, pipeline: str | None) -> list[P
     return found
 
 
-def task_for(places: list[Pipeline], *, split: str, prompts: int, images: int, seed: int) -> Task:
+def task_for(
+    pipelines: list[Pipeline], *, split: str, prompts: int, images: int, seed: int
+) -> Task:
     """The same task for all models; their pipelines must agree on how pictures are made."""
     for name, value, least in (("prompts", prompts, 1), ("images", images, 1), ("seed", seed, 0)):
         if value < least:
             raise UsageError(f"{name} must be at least {least}, not {value}")
     if prompts * images * len(CATEGORIES) > MAX_PICTURES:
         raise UsageError(f"more than {MAX_PICTURES:,} pictures", hint="ask for fewer")
-    benchmarks = [read_benchmark(p.pipeline) for p in places]
+    benchmarks = [read_benchmark(p.folder) for p in pipelines]
     if any(b != benchmarks[0] for b in benchmarks):
         raise BadInput(
             "their pipelines have different benchmark.json: pictures cannot be compared",
-            where=" and ".join(p.name for p in places),
+            where=" and ".join(p.name for p in pipelines),
             hint="pass one --pipeline",
         )
     return make_task(benchmarks[0], split, prompts, images, seed)

@@ -1,4 +1,4 @@
-"""What a runner is to run: a pack or not, and the pipeline whose other parts it takes.
+"""What a runner is to run: a pack or not, and the pipeline whose other components it takes.
 
 Everything is looked for on this machine. Nothing is fetched.
 """
@@ -23,38 +23,36 @@ from .read import Pack, open_pack
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """What is to be run. pipeline: the folder of its parts; a pack replaces the transformer there.
+    """What is to be run. folder: that of its components; a pack replaces the transformer there.
 
     unverified: run a pack whose bytes are not those of its manifest, too.
     """
 
     name: str
-    pipeline: Path
+    folder: Path
     pack: Pack | None
     unverified: bool = False
 
     @property
     def distilled(self) -> bool:
         """Whether the model needs no guidance, and takes none; packs say so only if it does."""
-        index = self.pipeline / INDEX
-        said = read_json(index) if index.is_file() else {}
-        said = said if isinstance(said, dict) else {}
-        return said.get("is_distilled", self.brings_all) is True
+        path = self.folder / INDEX
+        index = read_json(path) if path.is_file() else {}
+        index = index if isinstance(index, dict) else {}
+        return index.get("is_distilled", self.brings_all) is True
 
     @property
     def brings_all(self) -> bool:
-        """Whether the other parts are those of a pack: its own, or another's."""
-        return weight_file(self.pipeline) is not None and not _is_pipeline(self.pipeline)
+        """Whether the other components are those of a pack: its own, or another's."""
+        return weight_file(self.folder) is not None and not _is_pipeline(self.folder)
 
     def part(self, name: str) -> Path:
-        """The folder of a part."""
-        folders = [self.pipeline / f for f in PLACES[name]]
-        found = next((f for f in folders if f.is_dir()), None)
-        if found is None:
-            raise BadInput(
-                f"has no {name}", where=str(self.pipeline), hint="pass --pipeline FOLDER"
-            )
-        return found
+        """The folder of a component."""
+        folders = [self.folder / f for f in PLACES[name]]
+        folder = next((f for f in folders if f.is_dir()), None)
+        if folder is None:
+            raise BadInput(f"has no {name}", where=str(self.folder), hint="pass --pipeline FOLDER")
+        return folder
 
     @property
     def channels(self) -> int:
@@ -67,51 +65,51 @@ class Pipeline:
         if self.pack is not None:
             return self.pack.info.config
         path = self.part("transformer") / "config.json"
-        said = read_json(path)
-        if not isinstance(said, dict) or not isinstance(said.get("in_channels"), int):
+        config = read_json(path)
+        if not isinstance(config, dict) or not isinstance(config.get("in_channels"), int):
             raise BadInput("has no in_channels", where=str(path), hint="fetch the pipeline again")
-        return said
+        return config
 
 
-def locate(place: str, *, pipeline: str | None = None, spare: str | None = None) -> Pipeline:
+def locate(name: str, *, pipeline: str | None = None, spare: str | None = None) -> Pipeline:
     """A pipeline's folder, a shipped name, or a pack in any format.
 
-    The other parts of a pack come from `pipeline`, else from the pack itself if it brings them,
-    else from the source that its manifest names, else from `spare`.
+    The other components of a pack come from `pipeline`, else from the pack itself if it brings
+    them, else from the source that its manifest names, else from `spare`.
     """
-    path = Path(place)
-    packs = [] if not place or _is_pipeline(path) else find_packs(path)
+    path = Path(name)
+    packs = [] if not name or _is_pipeline(path) else find_packs(path)
     if not packs:
-        return Pipeline(place, find_pipeline(place), None)
+        return Pipeline(name, find_pipeline(name), None)
     pack = open_pack(packs[0])
     if pipeline:
-        return Pipeline(place, find_pipeline(pipeline), pack)
-    if not missing_parts(pack.folder):
-        return Pipeline(place, pack.folder, pack)
-    return Pipeline(place, _source_of(pack) or _given(spare, pack), pack)
+        return Pipeline(name, find_pipeline(pipeline), pack)
+    if not missing_components(pack.folder):
+        return Pipeline(name, pack.folder, pack)
+    return Pipeline(name, _source_of(pack) or _spare(spare, pack), pack)
 
 
 def _is_pipeline(folder: Path) -> bool:
     """Whether a folder is a pipeline as diffusers saves one, and not a pack that has an index."""
-    found = weight_file(folder)
-    return (folder / INDEX).exists() and (found is None or found[0] == "unpacked")
+    weights = weight_file(folder)
+    return (folder / INDEX).exists() and (weights is None or weights[0] == "unpacked")
 
 
-def missing_parts(folder: Path) -> list[str]:
+def missing_components(folder: Path) -> list[str]:
     """What a pack's folder lacks to run alone; a scheduler's settings are Klein's anyway."""
-    parts = ("text_encoder", "tokenizer", "vae")
-    return [p for p in parts if not any((folder / f).is_dir() for f in PLACES[p])]
+    components = ("text_encoder", "tokenizer", "vae")
+    return [c for c in components if not any((folder / f).is_dir() for f in PLACES[c])]
 
 
 def _source_of(pack: Pack) -> Path | None:
     """The pipeline that the manifest names. A name in a file is never a path on this machine."""
-    said = pack.manifest.source if pack.manifest else None
-    if said is None or said.id is None:
-        return _named(said.origin) if said and said.origin else None
-    return _named(f"{said.id}@{said.revision}" if said.revision else said.id)
+    source = pack.manifest.source if pack.manifest else None
+    if source is None or source.id is None:
+        return _named(source.origin) if source and source.origin else None
+    return _named(f"{source.id}@{source.revision}" if source.revision else source.id)
 
 
-def _given(spare: str | None, pack: Pack) -> Path:
+def _spare(spare: str | None, pack: Pack) -> Path:
     if spare is not None:
         return find_pipeline(spare)
     raise UsageError(
@@ -121,15 +119,15 @@ def _given(spare: str | None, pack: Pack) -> Path:
     )
 
 
-def find_pipeline(place: str) -> Path:
+def find_pipeline(name: str) -> Path:
     """The folder of a pipeline: a path, a shipped name, or a Hub id that the cache holds."""
-    if not place or not os.path.lexists(place):
-        return _named(place)
-    path = Path(place)
+    if not name or not os.path.lexists(name):
+        return _named(name)
+    path = Path(name)
     if not _is_pipeline(path):
-        packs = [p for p in find_packs(path) if not missing_parts(p)]
+        packs = [p for p in find_packs(path) if not missing_components(p)]
         path = packs[0] if packs else path
-    if _is_pipeline(path) or missing_parts(path):
+    if _is_pipeline(path) or missing_components(path):
         check_pipeline(path)
     return path
 
@@ -142,29 +140,29 @@ def _named(name: str) -> Path:
 
 def check_pipeline(folder: Path) -> None:
     """Refuse what is no whole pipeline, or one that names classes other than Klein's."""
-    index = folder / INDEX
-    if not index.is_file():
+    path = folder / INDEX
+    if not path.is_file():
         raise BadInput(
             f"is no pack and no pipeline: it has no {INDEX}",
             where=str(folder),
             hint="give a pack, or a pipeline folder as diffusers saves it",
         )
-    said = read_json(index)
-    if not isinstance(said, dict) or said.get("_class_name") != CLASS:
-        found = str(said.get("_class_name") if isinstance(said, dict) else said)[:80]
-        raise Unsupported(f"is for {found!r}, not {CLASS}", where=str(index), hint="give another")
-    for part, classes in CLASSES.items():
-        _check_part(index, part, classes, said.get(part))
+    index = read_json(path)
+    if not isinstance(index, dict) or index.get("_class_name") != CLASS:
+        name = str(index.get("_class_name") if isinstance(index, dict) else index)[:80]
+        raise Unsupported(f"is for {name!r}, not {CLASS}", where=str(path), hint="give another")
+    for component, classes in CLASSES.items():
+        _check_component(path, component, classes, index.get(component))
 
 
-def _check_part(index: Path, part: str, classes: tuple[str, ...], said: Any) -> None:
+def _check_component(path: Path, name: str, classes: tuple[str, ...], entry: Any) -> None:
     # diffusers imports whatever module the file names: only the expected ones may stand there.
-    library = "transformers" if part in ("text_encoder", "tokenizer") else "diffusers"
-    if not isinstance(said, list) or len(said) != 2 or said[0] != library or said[1] not in classes:
+    library = "transformers" if name in ("text_encoder", "tokenizer") else "diffusers"
+    if entry not in [[library, c] for c in classes]:
         raise Unsupported(
-            f"names {str(said)[:80]} as {part}, not {' or '.join(classes)} of {library}",
-            where=str(index),
+            f"names {str(entry)[:80]} as {name}, not {' or '.join(classes)} of {library}",
+            where=str(path),
             hint="give a pipeline of FLUX.2 Klein",
         )
-    if part != "transformer" and not (index.parent / part).is_dir():
-        raise BadInput("is missing", where=(index.parent, part), hint="fetch it again")
+    if name != "transformer" and not (path.parent / name).is_dir():
+        raise BadInput("is missing", where=(path.parent, name), hint="fetch it again")

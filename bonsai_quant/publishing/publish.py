@@ -24,7 +24,7 @@ from bonsai_quant.packs.manifest import (
     parse_manifest,
 )
 from bonsai_quant.packs.manifest import NAME as MANIFEST
-from bonsai_quant.packs.pipeline import missing_parts
+from bonsai_quant.packs.pipeline import missing_components
 from bonsai_quant.packs.read import Pack, open_pack
 from bonsai_quant.sources.license import CARD, License, named
 from bonsai_quant.storage import fs
@@ -195,7 +195,7 @@ def _check_verified(folder: Path, progress: Progress) -> None:
 def _check_complete(pack: Pack) -> None:
     if pack.format.name in TRANSFORMER_ONLY:
         return
-    if lacks := missing_parts(pack.folder):
+    if lacks := missing_components(pack.folder):
         raise UsageError(
             f"{pack.folder} has no {', '.join(lacks)}, and clients of its format need them",
             hint="convert a whole pipeline, `export --pipeline SOURCE`, or pass --incomplete",

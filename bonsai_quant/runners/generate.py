@@ -143,9 +143,9 @@ def _files(out: Path, n: int, overwrite: bool) -> list[Path]:
     return files
 
 
-def choose_settings(place: Pipeline, size: str | None, steps: int | None) -> PictureSettings:
+def choose_settings(pipeline: Pipeline, size: str | None, steps: int | None) -> PictureSettings:
     """The pipeline's own settings, with what was asked for in place of some."""
-    settings = read_benchmark(place.pipeline).settings
+    settings = read_benchmark(pipeline.folder).settings
     if size is not None:
         width, height = _size(size)
         settings = replace(settings, width=width, height=height)
@@ -167,21 +167,21 @@ def _size(size: str) -> tuple[int, int]:
     return width, height
 
 
-def _trust(place: Pipeline) -> None:
+def _trust(pipeline: Pipeline) -> None:
     """Refuse a pack whose files are not those of its manifest, unless told to run it."""
-    if place.pack is None or place.unverified:
+    if pipeline.pack is None or pipeline.unverified:
         return
-    if listed_weights(place.pack) is None:
-        log.warning("%s: made by another program; nothing to check its weights with", place.name)
+    if listed_weights(pipeline.pack) is None:
+        log.warning("%s: made by another program; nothing to check its weights with", pipeline.name)
     try:
-        require_whole(place.pack)
+        require_whole(pipeline.pack)
     except VerificationFailed as e:
         e.hint = "fetch or convert it again; --unverified runs it as it is"
         raise
 
 
-def _warn_of_long(place: Pipeline, prompts: Sequence[str], length: int) -> None:
-    words, prompts = load_tokenizer(place.part("tokenizer")), list(dict.fromkeys(prompts))
+def _warn_of_long(pipeline: Pipeline, prompts: Sequence[str], length: int) -> None:
+    words, prompts = load_tokenizer(pipeline.part("tokenizer")), list(dict.fromkeys(prompts))
     for prompt, n in zip(prompts, token_counts(words, prompts), strict=True):
         if n > length:
             log.warning(
@@ -191,16 +191,16 @@ def _warn_of_long(place: Pipeline, prompts: Sequence[str], length: int) -> None:
 
 
 def describe(
-    place: Pipeline, runner: Runner, prompt: str, seed: int, settings: PictureSettings
+    pipeline: Pipeline, runner: Runner, prompt: str, seed: int, settings: PictureSettings
 ) -> dict[str, Any]:
     """What a picture was made from, for its metadata."""
     said: dict[str, Any] = {
         "prompt": prompt, "seed": seed, **asdict(settings),
         "runner": runner.name, "computes": runner.computes, "made_by": f"{TOOL} {__version__}",
     }  # fmt: skip
-    pack = place.pack
+    pack = pipeline.pack
     if pack is None:
-        return said | {"model": place.name}
+        return said | {"model": pipeline.name}
     said |= {"mode": pack.info.mode, "format": pack.format.name, "base": pack.info.base}
     if pack.manifest:
         path = pack.path.relative_to(pack.folder).as_posix()

@@ -15,39 +15,39 @@ ON_THE_WAY = 100 << 20
 
 
 def check_room(
-    place: Pipeline, settings: PictureSettings, at_rest: int, max_memory: int | None
+    pipeline: Pipeline, settings: PictureSettings, at_rest: int, max_memory: int | None
 ) -> None:
     """Refuse before loading what would not fit."""
-    need = at_rest + ON_THE_WAY + needed(place, settings)
+    need = at_rest + ON_THE_WAY + needed(pipeline, settings)
     require(
         need,
         at_rest + available(),
         max_memory,
         problem=f"about {need / 1e9:.2f} GB of memory are needed",
-        where=place.name,
+        where=pipeline.name,
         hint="give a smaller --size, close other programs, or use the binary pack",
         digits=2,
     )
 
 
-def needed(place: Pipeline, settings: PictureSettings) -> int:
+def needed(pipeline: Pipeline, settings: PictureSettings) -> int:
     """About how many bytes the largest part takes, with what it computes."""
     tokens = settings.height * settings.width // PIXELS**2
-    width = int(place.config["num_attention_heads"]) * int(place.config["attention_head_dim"])
+    width = int(pipeline.config["num_attention_heads"]) * int(pipeline.config["attention_head_dim"])
     # A single block's widest moment: queries, keys, values, gate, value and their product.
     passing = 4 * (tokens + settings.max_sequence_length) * width * 18
     decoding = 4 * settings.height * settings.width * 1000
     return max(
-        _stored_bytes(place.part("text_encoder")) + passing,
-        _transformer_bytes(place) + passing,
-        2 * _stored_bytes(place.part("vae")) + decoding,
+        _stored_bytes(pipeline.part("text_encoder")) + passing,
+        _transformer_bytes(pipeline) + passing,
+        2 * _stored_bytes(pipeline.part("vae")) + decoding,
     )
 
 
-def _transformer_bytes(place: Pipeline) -> int:
-    if place.pack is None:
-        return _stored_bytes(place.part("transformer"))
-    info = place.pack.info
+def _transformer_bytes(pipeline: Pipeline) -> int:
+    if pipeline.pack is None:
+        return _stored_bytes(pipeline.part("transformer"))
+    info = pipeline.pack.info
     packed = sum(t.size * info.bits // 8 + t.size // 64 for t in info.packed)
     return packed + sum(2 * t.size for t in info.kept)
 

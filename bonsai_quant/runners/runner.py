@@ -27,7 +27,7 @@ class Runner(Protocol):
     """One way to run a pipeline. Each part is loaded when it is called for, and dropped after."""
 
     name: str
-    place: Pipeline
+    pipeline: Pipeline
     computes: str
     """float32 or bfloat16."""
 
@@ -85,13 +85,13 @@ def paint(
     images: [height, width, 3] in -1 to 1, that the prompts refer to.
     watch: called after every step.
     """
-    steers = settings.guidance_scale > 1 and not runner.place.distilled
+    steers = settings.guidance_scale > 1 and not runner.pipeline.distilled
     with Meter(runner.active_bytes) as encoding:
         references = runner.look(images) if images else []
         texts = list(dict.fromkeys(prompts))
         captions = runner.encode([*texts, *([""] if steers else [])], settings.max_sequence_length)
     at = [texts.index(p) for p in prompts]
-    z = start(seeds, settings, runner.place.channels)
+    z = start(seeds, settings, runner.pipeline.channels)
     sigmas = levels(z.shape[1] * z.shape[2], settings.num_inference_steps)
     with Meter(runner.active_bytes) as denoising, runner.transformer(references) as velocity:
         if steers:

@@ -25,7 +25,7 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 def write_pipeline(
     staging: Staging,
-    place: Pipeline,
+    pipeline: Pipeline,
     specs: Sequence[TensorSpec],
     data: Callable[[str], np.ndarray],
     record: tuple[str, Mapping[str, object]],
@@ -36,7 +36,7 @@ def write_pipeline(
     data: a tensor's stored values by its name, asked for one at a time.  record: a JSON file's name
     and what it says; the list of all files is added.  more: files that the caller writes.
     """
-    files = dict(_other_parts(place.pipeline))
+    files = dict(_other_parts(pipeline.folder))
     for relative, path in files.items():
         copy_file(staging, relative, path)
     file = WeightFile(staging, WEIGHTS, safetensors_layout(specs, {"format": "pt"}), resume=False)
@@ -48,7 +48,7 @@ def write_pipeline(
         file.close()
     name, said = record
     every = {*files, *more, WEIGHTS, CONFIG, name}
-    for relative, value in ((CONFIG, place.config), (name, {**said, "files": sorted(every)})):
+    for relative, value in ((CONFIG, pipeline.config), (name, {**said, "files": sorted(every)})):
         staging.write_file(relative, json.dumps(value, indent=2).encode() + b"\n")
     return every
 

@@ -443,17 +443,17 @@ def test_widths_without_whole_groups_stay_in_16_bits(source, tmp_path, caplog):
 def test_a_pipeline_that_needs_guidance_says_so(source, tmp_path):
     change("model_index.json", is_distilled=False)(source)
     convert(str(source), formats="mlx", out=tmp_path / "out", **MODE)
-    place = locate(str(tmp_path / "out/mlx"))
-    assert (place.distilled, place.pack is not None) == (False, True)
+    pipeline = locate(str(tmp_path / "out/mlx"))
+    assert (pipeline.distilled, pipeline.pack is not None) == (False, True)
 
 
 def test_deployments_are_packs_and_not_pipelines(made, for_cuda):
     for folder in (made, for_cuda):
-        place = locate(str(folder))
-        assert place.pack is not None
-        assert place.pipeline == folder
-        assert place.distilled
-        assert place.part("text_encoder").name.endswith("-4bit")
+        pipeline = locate(str(folder))
+        assert pipeline.pack is not None
+        assert pipeline.folder == folder
+        assert pipeline.distilled
+        assert pipeline.part("text_encoder").name.endswith("-4bit")
 
 
 def test_without_hqq_the_text_encoder_stays_in_16_bits(standin, tmp_path, without_hqq, caplog):

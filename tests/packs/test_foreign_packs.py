@@ -184,14 +184,14 @@ def test_steps_of_theirs_can_be_proved(made, standin):
 
 
 def test_a_stub_of_an_index_does_not_make_a_pipeline(made, standin, tmp_path):
-    place = locate(str(made.repos["gemlite"]), pipeline=str(standin))
-    assert (place.pack is not None, place.pipeline) == (True, standin)
+    pipeline = locate(str(made.repos["gemlite"]), pipeline=str(standin))
+    assert (pipeline.pack is not None, pipeline.folder) == (True, standin)
     whole = tmp_path / "whole"
     shutil.copytree(made.repos["gemlite"], whole)
     for part in ("text_encoder-hqq-4bit/tokenizer", "vae"):
         (whole / part).mkdir(parents=True)
-    place = locate(str(whole))
-    assert (place.pack is not None, place.pipeline, place.distilled) == (True, whole, True)
+    pipeline = locate(str(whole))
+    assert (pipeline.pack is not None, pipeline.folder, pipeline.distilled) == (True, whole, True)
 
 
 def test_a_pipeline_on_a_grid_stays_a_pipeline(made, standin, tmp_path):

@@ -97,10 +97,11 @@ def test_the_packs_in_this_package_paint_what_is_asked(pack, monkeypatch):
     """One caption of each category, by both runners: the same pictures, and nearly all right."""
     pytest.importorskip("mlx_lm")
     monkeypatch.undo()
-    place = locate(pack)
-    benchmark = read_benchmark(place.pipeline)
+    pipeline = locate(pack)
+    benchmark = read_benchmark(pipeline.folder)
     task = make_task(benchmark, "test", per_category=1, images=1, seed=0)
-    by = {name: paint(open_runner(place, name), task.texts, task.seeds, benchmark.settings).pictures
+    settings = benchmark.settings
+    by = {name: paint(open_runner(pipeline, name), task.texts, task.seeds, settings).pictures
           for name in ("torch", "mlx")}  # fmt: skip
     assert min(psnr(a, b) for a, b in zip(by["torch"], by["mlx"], strict=True)) >= LEAST_PSNR
     for pictures in by.values():

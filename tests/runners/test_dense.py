@@ -96,9 +96,9 @@ def test_the_decoded_weights_are_those_of_the_dense_export(made):
 
 
 def test_the_first_format_of_a_folder_is_bonsai(made, standin):
-    place = locate(str(made), pipeline=str(standin))
-    assert place.pack.format.name == "bonsai"
-    assert place.pipeline == standin
+    pipeline = locate(str(made), pipeline=str(standin))
+    assert pipeline.pack.format.name == "bonsai"
+    assert pipeline.folder == standin
 
 
 def test_other_parts_come_from_the_source_that_the_manifest_names(shipped, tmp_path):

@@ -121,7 +121,7 @@ def test_the_runners_agree_part_by_part(made, standin, settings):
     a, b = (runner_of(made, standin, backend) for backend in BACKENDS)
     captions = a.encode(PROMPTS, 20)
     assert np.abs(captions - b.encode(PROMPTS, 20)).max() < 1e-4 * np.abs(captions).max()
-    z = start(SEEDS, settings, a.place.channels)
+    z = start(SEEDS, settings, a.pipeline.channels)
     with a.transformer() as first, b.transformer() as second:
         for sigma in (1.0, 0.7, 0.05):
             v = first(z, sigma, captions)
@@ -189,12 +189,12 @@ def test_tiles_of_a_local_decoder_are_seamless(size):
 def test_what_is_loaded_is_what_was_hashed(made, standin, tmp_path, settings, backend):
     pytest.importorskip(PACKAGE[backend])
     shutil.copytree(made / "bonsai", tmp_path / "pack")
-    place = locate(str(tmp_path / "pack"), pipeline=str(standin))
+    pipeline = locate(str(tmp_path / "pack"), pipeline=str(standin))
     flip(tmp_path / "pack", "transformer_blocks.0.attn.to_q.scales", 0, 0x08)
-    runner = open_runner(place, backend)
+    runner = open_runner(pipeline, backend)
     with pytest.raises(VerificationFailed, match="sha256"), runner.transformer():
         pass
-    told = open_runner(replace(place, unverified=True), backend)
+    told = open_runner(replace(pipeline, unverified=True), backend)
     with told.transformer() as velocity:
         assert velocity is not None
 
@@ -265,17 +265,17 @@ def deployment(made, standin, tmp_path):
 
 
 def test_a_complete_deployment_of_others_runs_by_itself(deployment, made, standin, settings):
-    place = locate(str(deployment))
-    assert (place.pipeline, place.distilled) == (deployment, True)
-    mine = open_runner(place, "mlx").encode(PROMPTS, 20)
+    pipeline = locate(str(deployment))
+    assert (pipeline.folder, pipeline.distilled) == (deployment, True)
+    mine = open_runner(pipeline, "mlx").encode(PROMPTS, 20)
     theirs = runner_of(made, standin, "torch").encode(PROMPTS, 20)
     nearness = (mine * theirs).sum() / np.linalg.norm(mine) / np.linalg.norm(theirs)
     assert 0.9 < nearness < 0.9999  # four bits, but of the same encoder
-    assert paint(open_runner(place, "mlx"), PROMPTS, SEEDS, settings).pictures.std() > 5
-    torchs = open_runner(place, "torch").encode(PROMPTS, 20)
+    assert paint(open_runner(pipeline, "mlx"), PROMPTS, SEEDS, settings).pictures.std() > 5
+    torchs = open_runner(pipeline, "torch").encode(PROMPTS, 20)
     assert np.abs(torchs - mine).max() < 1e-5 * np.abs(mine).max()
     painted = stock.paint_dense(stock.open_pipeline(deployment), PROMPTS, SEEDS, settings)
-    again = paint(open_runner(place, "mlx"), PROMPTS, SEEDS, settings).pictures
+    again = paint(open_runner(pipeline, "mlx"), PROMPTS, SEEDS, settings).pictures
     assert min(map(psnr, again, painted)) > 50
     assert locate(str(deployment), pipeline=str(standin)).pipeline == standin
 

@@ -157,11 +157,11 @@ def test_the_weighted_scale_is_the_best_there_is():
 
 def seen(model, linear: str, standin, few) -> np.ndarray:
     """H of one linear, by running the whole of `model` on the full-precision model's states."""
-    place = locate(str(standin))
-    pictures, runner = read_benchmark(place.pipeline).settings, TorchRunner(place)
+    pipeline = locate(str(standin))
+    pictures, runner = read_benchmark(pipeline.folder).settings, TorchRunner(pipeline)
     prompts = few.read_text().split("\n")[:N_PROMPTS]
     captions = torch.from_numpy(runner.encode(prompts, pictures.max_sequence_length))
-    noise = start(range(N_PROMPTS), pictures, place.channels)
+    noise = start(range(N_PROMPTS), pictures, pipeline.channels)
     _, rows, columns, _ = noise.shape
     words = pictures.max_sequence_length
     sigmas = levels(rows * columns, pictures.num_inference_steps)

@@ -252,9 +252,9 @@ def test_recover_goes_from_a_source_to_packs(standin, recipe, few, tmp_path):
 
 def test_the_other_parts_of_a_trained_pack_are_found(shipped, recipe, few, tmp_path):
     recover("mini-klein", recipe=recipe, out=tmp_path / "packs", prompts=str(few), formats="bonsai")
-    place = locate(str(tmp_path / "packs"))
-    assert place.pack.manifest.source.origin == "mini-klein"
-    assert place.pipeline == shipped
+    pipeline = locate(str(tmp_path / "packs"))
+    assert pipeline.pack.manifest.source.origin == "mini-klein"
+    assert pipeline.folder == shipped
 
 
 def test_no_held_out_caption_is_learned_from(standin):
@@ -354,10 +354,10 @@ def test_rates_rise_and_fall():
 def test_the_recovered_packs_that_ship(mode, run):
     name = f"mini-klein-{mode}"
     assert not verify(name).failed
-    place = locate(name)
-    assert place.pack.info.mode == mode
-    assert place.pipeline.name == "mini-klein"
-    assert place.pack.manifest.measured.relative_error == 0
+    pipeline = locate(name)
+    assert pipeline.pack.info.mode == mode
+    assert pipeline.folder.name == "mini-klein"
+    assert pipeline.pack.manifest.measured.relative_error == 0
     assert score(name, prompts=3, images=1).model.overall.score.value > 0.6
     assert name in run("inspect", name).out
 

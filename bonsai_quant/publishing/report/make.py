@@ -103,9 +103,9 @@ def _paint(places: Sequence[str], against: str | None, pipeline: str | None) -> 
     pictures = []
     try:
         for name in names:
-            place = locate(name, pipeline=pipeline, spare=against)
+            located = locate(name, pipeline=pipeline, spare=against)
             pictures.append(
-                paint(open_runner(place, "torch"), PROMPTS, SEEDS, settings_of(place)).pictures
+                paint(open_runner(located, "torch"), PROMPTS, SEEDS, settings_of(located)).pictures
             )
     except BonsaiError as e:
         return str(e)

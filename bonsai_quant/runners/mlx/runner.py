@@ -33,18 +33,18 @@ class MlxRunner:
 
     name = "mlx"
 
-    def __init__(self, place: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         check_mlx()
-        if place.pack is None:
+        if pipeline.pack is None:
             raise Unsupported(
                 "is not a pack, and the mlx runner runs packs",
-                where=place.name,
+                where=pipeline.name,
                 hint="pass --backend torch",
             )
-        check_scheduler(place.pipeline)
+        check_scheduler(pipeline.folder)
         import mlx.core as mx
 
-        self.place, self.pack = place, place.pack
+        self.pipeline, self.pack = pipeline, pipeline.pack
         self.on_gpu = mx.default_device() == mx.gpu
         self.dtype = mx.bfloat16 if self.on_gpu else mx.float32
         self.computes = "bfloat16" if self.on_gpu else "float32"
@@ -53,8 +53,8 @@ class MlxRunner:
         """Hidden states of the prompts [n, length, width], by mlx-lm's Qwen3."""
         from . import text
 
-        words = load_tokenizer(self.place.part("tokenizer"))
-        folder = self.place.part("text_encoder")
+        words = load_tokenizer(self.pipeline.part("tokenizer"))
+        folder = self.pipeline.part("text_encoder")
         if folder.name.startswith("text_encoder-hqq"):
             raise Unsupported(
                 "is quantized for CUDA", where=str(folder), hint="pass --pipeline FOLDER"
@@ -83,7 +83,7 @@ class MlxRunner:
         from .linear import load
         from .transformer import Transformer
 
-        with held(self.pack, check=not self.place.unverified) as pack:
+        with held(self.pack, check=not self.pipeline.unverified) as pack:
             parts = load(pack, self.dtype)
         model = Transformer(self.pack.info.config, parts)
 
@@ -114,7 +114,7 @@ class MlxRunner:
 
         from .autoencoder import Autoencoder
 
-        folder = self.place.part("vae")
+        folder = self.pipeline.part("vae")
         with loading("MLX", folder):
             model = Autoencoder(folder, half, mx.float32)
         try:

@@ -43,12 +43,12 @@ def open_pipeline(place: str | Path, *, pipeline: str | None = None) -> Flux2Kle
 
     found = locate(str(place), pipeline=pipeline)
     given = {} if found.pack is None else {"transformer": dense_transformer(found.pack)}
-    with quiet(), loading("diffusers", found.pipeline):
+    with quiet(), loading("diffusers", found.folder):
         if found.brings_all:
             pipe = Flux2KleinPipeline(**given, **_parts(found), is_distilled=found.distilled)
         else:
             pipe = Flux2KleinPipeline.from_pretrained(
-                found.pipeline, local_files_only=True, use_safetensors=True, **given
+                found.folder, local_files_only=True, use_safetensors=True, **given
             )
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.text_encoder, pipe.transformer, pipe.vae):
@@ -56,14 +56,14 @@ def open_pipeline(place: str | Path, *, pipeline: str | None = None) -> Flux2Kle
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _parts(place: Pipeline) -> dict[str, Any]:
+def _parts(pipeline: Pipeline) -> dict[str, Any]:
     """The parts that a deployment brings; its text encoder stays in its 4 bits, to save memory."""
     import torch
     from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler
     from transformers import Qwen3Model
 
     local = {"local_files_only": True}
-    text, scheduler = place.part("text_encoder"), place.pipeline / "scheduler"
+    text, scheduler = pipeline.part("text_encoder"), pipeline.folder / "scheduler"
     return {
         "scheduler": FlowMatchEulerDiscreteScheduler.from_pretrained(scheduler, **local)
         if scheduler.is_dir()
@@ -71,8 +71,10 @@ def _parts(place: Pipeline) -> dict[str, Any]:
         "text_encoder": load_quantized(text, torch.float32, torch.device("cpu"))
         if text.name in QUANTIZED
         else Qwen3Model.from_pretrained(text, use_safetensors=True, **local),
-        "tokenizer": load_tokenizer(place.part("tokenizer")),
-        "vae": AutoencoderKLFlux2.from_pretrained(place.part("vae"), use_safetensors=True, **local),
+        "tokenizer": load_tokenizer(pipeline.part("tokenizer")),
+        "vae": AutoencoderKLFlux2.from_pretrained(
+            pipeline.part("vae"), use_safetensors=True, **local
+        ),
     }
 
 

@@ -36,12 +36,12 @@ class TorchRunner:
 
     name = "torch"
 
-    def __init__(self, place: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         check_packages()
-        check_scheduler(place.pipeline)
+        check_scheduler(pipeline.folder)
         import torch
 
-        self.place = place
+        self.pipeline = pipeline
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.computes = str(self.dtype).removeprefix("torch.")
@@ -54,7 +54,7 @@ class TorchRunner:
         with torch.inference_mode(), self._open(self._text_encoder) as encoder:
             pipe = Flux2KleinPipeline(
                 scheduler=None, vae=None, transformer=None,
-                text_encoder=encoder, tokenizer=load_tokenizer(self.place.part("tokenizer")),
+                text_encoder=encoder, tokenizer=load_tokenizer(self.pipeline.part("tokenizer")),
             )  # fmt: skip
             parts = [
                 pipe.encode_prompt(text, device=self.device, max_sequence_length=length)[0]
@@ -107,7 +107,7 @@ class TorchRunner:
 
     @contextmanager
     def _open(self, load: Callable[[], nn.Module]) -> Iterator[nn.Module]:
-        with quiet(), loading("diffusers", self.place.pipeline):
+        with quiet(), loading("diffusers", self.pipeline.folder):
             model = load()
         try:
             yield model
@@ -119,7 +119,7 @@ class TorchRunner:
     def _text_encoder(self) -> nn.Module:
         from transformers import Qwen3Config, Qwen3Model
 
-        folder = self.place.part("text_encoder")
+        folder = self.pipeline.part("text_encoder")
         if folder.name in QUANTIZED:
             return load_quantized(folder, self.dtype, self.device)
         config = Qwen3Config.from_pretrained(folder, local_files_only=True)
@@ -135,13 +135,13 @@ class TorchRunner:
     def _transformer(self) -> nn.Module:
         from diffusers import Flux2Transformer2DModel
 
-        if self.place.pack is not None:
+        if self.pipeline.pack is not None:
             from .transformer import packed_transformer
 
-            with held(self.place.pack, check=not self.place.unverified) as pack:
+            with held(self.pipeline.pack, check=not self.pipeline.unverified) as pack:
                 model = packed_transformer(pack)
             return model if self.device.type == "cpu" else model.to(self.device, self.dtype)
-        folder = self.place.part("transformer")
+        folder = self.pipeline.part("transformer")
         model = Flux2Transformer2DModel.from_pretrained(
             folder, torch_dtype=_stored(folder), local_files_only=True, use_safetensors=True
         )
@@ -152,7 +152,7 @@ class TorchRunner:
         from diffusers import AutoencoderKLFlux2
 
         model = AutoencoderKLFlux2.from_pretrained(
-            self.place.part("vae"), torch_dtype=torch.float32, local_files_only=True,
+            self.pipeline.part("vae"), torch_dtype=torch.float32, local_files_only=True,
             use_safetensors=True,
         )  # fmt: skip
         setattr(model, without, None)

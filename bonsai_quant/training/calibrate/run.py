@@ -114,7 +114,7 @@ def _moments(
 
 def _load(job: CalibrationJob, prompts: Prompts) -> tuple[Denoiser, list[Stream]]:
     """The model, and the inputs of its first block on its own path from noise to picture."""
-    settings, runner = read_benchmark(job.pipeline.pipeline).settings, TorchRunner(job.pipeline)
+    settings, runner = read_benchmark(job.pipeline.folder).settings, TorchRunner(job.pipeline)
     n_words = settings.max_sequence_length
     captions = torch.from_numpy(runner.encode(list(prompts.used), n_words))
     seeds = [job.seed * 1_000_003 + i for i in range(len(prompts.used))]

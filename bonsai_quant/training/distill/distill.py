@@ -92,15 +92,15 @@ def prepare(
     """Everything that can be refused before anything is loaded."""
     said = load_recovery(recipe, mode)
     settings = with_changes(said.distillation or DistillationSettings(), changes)
-    place = locate(source)
-    if place.pack is not None:
+    pipeline = locate(source)
+    if pipeline.pack is not None:
         raise UsageError("is a pack: there is nothing to learn from", where=source,
                          hint="give the full-precision pipeline")  # fmt: skip
     # Whatever solver the recipe names: what comes out of here is on the grid, and needs none.
     work = plan(source, mode=mode, recipe=said.recipe, solver="exact", formats="unpacked")
     target = Path(f"{default_out(source, work.info.mode)}-distilled") if out is None else Path(out)
     begin = None if start is None else _opened(start, work)
-    return DistillationJob(place, work, settings, prompts, seed, target, begin)
+    return DistillationJob(pipeline, work, settings, prompts, seed, target, begin)
 
 
 def _opened(start: str | Path, work: Plan) -> Pack:

@@ -18,7 +18,7 @@ class DistillationJob:
     start: where the student's weights come from, if not from the pipeline.
     """
 
-    place: Pipeline
+    pipeline: Pipeline
     plan: Plan
     settings: DistillationSettings
     prompts: str | None

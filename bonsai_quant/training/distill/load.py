@@ -28,9 +28,9 @@ def load(
     work: DistillationJob, ranks: ProcessGroup, prompts: Prompts
 ) -> tuple[Trainer, Validation]:
     """Everything in memory, on its device, at step 0."""
-    benchmark = read_benchmark(work.place.pipeline)
-    pictures, runner = benchmark.settings, TorchRunner(work.place)
-    noise = start(range(len(prompts.held)), pictures, work.place.channels)
+    benchmark = read_benchmark(work.pipeline.folder)
+    pictures, runner = benchmark.settings, TorchRunner(work.pipeline)
+    noise = start(range(len(prompts.held)), pictures, work.pipeline.channels)
     _, rows, columns, channels = noise.shape
     words = pictures.max_sequence_length
     used, held = (encoded(runner, p, words) for p in (prompts.used, prompts.held))
@@ -52,7 +52,7 @@ def _transformer(
     else:
         half = ranks.device.type == "cuda" and not learns
         dtype = torch.bfloat16 if half else torch.float32
-        model = load_transformer(work.place.part("transformer"), dtype)
+        model = load_transformer(work.pipeline.part("transformer"), dtype)
     if learns:
         attach(model, work.modes)
         if work.settings.checkpointing:

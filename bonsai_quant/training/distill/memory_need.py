@@ -18,8 +18,8 @@ PASSING = 34
 
 def needed(work: DistillationJob, processes: int, *, half: bool) -> dict[str, int]:
     """Bytes of one process by what they are for. half: the teacher and products are in bfloat16."""
-    tensors, config, settings = work.plan.tensors, work.place.config, work.settings
-    pictures = read_benchmark(work.place.pipeline).settings
+    tensors, config, settings = work.plan.tensors, work.pipeline.config, work.settings
+    pictures = read_benchmark(work.pipeline.folder).settings
     tokens = pictures.height * pictures.width // PIXELS**2
     weights = sum(t.tensor.size for t in tensors)
     width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])

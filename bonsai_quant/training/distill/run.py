@@ -38,7 +38,7 @@ def run(
     max_memory: int | None, progress: Progress,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Train, write OUT; -> its record, in the first process."""
-    prompts = choose_prompts(work.place, work.prompts, work.settings.prompts)
+    prompts = choose_prompts(work.pipeline, work.prompts, work.settings.prompts)
     _tell_room(work, ranks, max_memory)
     purpose = {
         "source": {f.name: fs.sha256_file(f.path)[1] for f in work.plan.source.files},
@@ -124,7 +124,7 @@ def _write(
             stored: np.ndarray = trainer.hardened(prefix + name).view(torch.uint16).numpy()
             return stored
 
-        files = write_pipeline(book.staging, work.place, specs, data, (RECORD, record), CURVES)
+        files = write_pipeline(book.staging, work.pipeline, specs, data, (RECORD, record), CURVES)
     book.draw()
     book.staging.commit(files)
     return record
@@ -139,4 +139,4 @@ def _tell_room(work: DistillationJob, ranks: ProcessGroup, max_memory: int | Non
             log.info("%8.3f GB  %s", n / 1e9, name)
         log.info("%8.3f GB  on each of %d devices", sum(parts.values()) / 1e9, ranks.size)
     free = int(torch.cuda.mem_get_info()[0]) if on_gpu else available() // ranks.size
-    check_room(parts, min(free, max_memory or free), work.place.name)
+    check_room(parts, min(free, max_memory or free), work.pipeline.name)

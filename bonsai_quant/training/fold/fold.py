@@ -53,8 +53,8 @@ def fold(
     for move in chosen:
         if move not in MOVES:
             raise unknown("move", move, MOVES)
-    place = locate(source)
-    if place.pack is not None:
+    pipeline = locate(source)
+    if pipeline.pack is not None:
         raise UsageError("is a pack", where=source, hint="give the full-precision pipeline")
     work = plan(source, mode="ternary", formats="bonsai")
     known = open_calibration(calibration)
@@ -82,7 +82,7 @@ def fold(
     }
     with Staging(target, overwrite=overwrite) as staging, kept_for_resume(staging):
         staging.commit(
-            write_pipeline(staging, place, folding.specs, folding.data, (RECORD, record))
+            write_pipeline(staging, pipeline, folding.specs, folding.data, (RECORD, record))
         )
     return Folded(target, tuple(sorted(folding.changed)))
 

@@ -46,14 +46,16 @@ class Prompts:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def choose_prompts(place: Pipeline, file: str | Path | None, limit: int | None = None) -> Prompts:
+def choose_prompts(
+    pipeline: Pipeline, file: str | Path | None, limit: int | None = None
+) -> Prompts:
     """A file's lines; else training captions where the pipeline has a benchmark; else our list.
 
     limit: use this many of them at most.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"the number of prompts must be at least 1, not {limit}")
-    benchmark = read_benchmark(place.pipeline) if (place.pipeline / BENCHMARK).exists() else None
+    benchmark = read_benchmark(pipeline.folder) if (pipeline.folder / BENCHMARK).exists() else None
     if file is None and benchmark is not None:
         world = scenery(benchmark)
         captions = prompts(world, "dev", per_category=DEV_PER_CATEGORY)

@@ -57,7 +57,7 @@ def _against_dense(runner: Runner, painting: Painting, expected: NDArray[np.uint
 
 
 def _subject(runner: Runner) -> str:
-    pack = runner.place.pack
+    pack = runner.pipeline.pack
     return f"{pack.folder.name if pack else ''}: {runner.name}"
 
 
@@ -69,20 +69,20 @@ def _paint_both(
     dense_pictures: by pipeline, since deployments bring text encoders of their own, which say
     other things of a prompt.
     """
-    place = runner.place
-    if place.pipeline not in dense_pictures:
-        dense_pictures[place.pipeline] = _dense_pictures(place)
-    return paint(runner, PROMPTS, SEEDS, settings_of(place)), dense_pictures[place.pipeline]
+    pipeline = runner.pipeline
+    if pipeline.folder not in dense_pictures:
+        dense_pictures[pipeline.folder] = _dense_pictures(pipeline)
+    return paint(runner, PROMPTS, SEEDS, settings_of(pipeline)), dense_pictures[pipeline.folder]
 
 
-def _dense_pictures(place: Pipeline) -> NDArray[np.uint8]:
+def _dense_pictures(pipeline: Pipeline) -> NDArray[np.uint8]:
     from bonsai_quant.runners.torch.dense import open_pipeline, paint_dense
 
-    assert place.pack is not None
-    weights = sum(t.size for t in place.pack.info.tensors)
+    assert pipeline.pack is not None
+    weights = sum(t.size for t in pipeline.pack.info.tensors)
     room_for(4 * weights, "the dense transformer in float32")
-    pipe = open_pipeline(place.pack.folder, pipeline=str(place.pipeline))
-    return paint_dense(pipe, PROMPTS, SEEDS, settings_of(place), batch=1)
+    pipe = open_pipeline(pipeline.pack.folder, pipeline=str(pipeline.folder))
+    return paint_dense(pipe, PROMPTS, SEEDS, settings_of(pipeline), batch=1)
 
 
 def _against_source(pack: Pack, against: str, painting: Painting) -> Check:

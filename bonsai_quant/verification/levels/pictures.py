@@ -35,9 +35,9 @@ def pipeline_for(pack: Pack, job: Job) -> Pipeline:
     return locate(str(pack.folder), pipeline=job.pipeline, spare=job.against)
 
 
-def settings_of(place: Pipeline) -> PictureSettings:
+def settings_of(pipeline: Pipeline) -> PictureSettings:
     """The pipeline's own, but no larger than LARGEST and without guidance."""
-    own = read_benchmark(place.pipeline).settings
+    own = read_benchmark(pipeline.folder).settings
     return replace(
         own, height=min(own.height, LARGEST), width=min(own.width, LARGEST), guidance_scale=1.0
     )

@@ -59,7 +59,9 @@ def check_steps(job: Job) -> list[Check]:
     try:
         dense = probe.dense(pack)
     except BonsaiError as e:
-        checks += [Check("step", f"{r.place.name}: {r.name}", "not run", str(e)) for r in runners]
+        checks += [
+            Check("step", f"{r.pipeline.name}: {r.name}", "not run", str(e)) for r in runners
+        ]
         dense = []
     for runner in runners if dense else ():
         checks.append(_against_dense(runner, probe, dense))
@@ -77,10 +79,10 @@ class Probe:
     pack's where there is no source.  final: where they lead.
     """
 
-    def __init__(self, place: Pipeline, runners: Sequence[Runner], against: str | None) -> None:
-        self.settings = settings_of(place)
+    def __init__(self, pipeline: Pipeline, runners: Sequence[Runner], against: str | None) -> None:
+        self.settings = settings_of(pipeline)
         self.captions = _captions(runners, self.settings.max_sequence_length)
-        noise = start(SEEDS, self.settings, place.channels)
+        noise = start(SEEDS, self.settings, pipeline.channels)
         tokens = (self.settings.height // PIXELS) * (self.settings.width // PIXELS)
         self.sigmas = levels(tokens, self.settings.num_inference_steps)
         self.states: list[Latents] = []
@@ -131,7 +133,7 @@ def _against_dense(runner: Runner, probe: Probe, dense: list[Latents]) -> Check:
     status: Status = "passed" if max(errors) <= limit else "failed"
     return Check(
         "step",
-        f"{_folder(runner.place)}: {runner.name} = dense decoded in diffusers",
+        f"{_folder(runner.pipeline)}: {runner.name} = dense decoded in diffusers",
         status,
         f"relative error {max(errors):.1e} of the velocity at most, {runner.computes} allows "
         f"{limit:.0e}",
@@ -139,8 +141,8 @@ def _against_dense(runner: Runner, probe: Probe, dense: list[Latents]) -> Check:
     )
 
 
-def _folder(place: Pipeline) -> str:
-    return place.pack.folder.name if place.pack else place.name
+def _folder(pipeline: Pipeline) -> str:
+    return pipeline.pack.folder.name if pipeline.pack else pipeline.name
 
 
 def _captions(runners: Sequence[Runner], length: int) -> NDArray[np.float32]:

@@ -40,6 +40,11 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))
 
 
+def pytest_unconfigure():
+    """Undo `frozen_heap`: MLX calls what is still there at the end a leak."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def frozen_heap() -> None:
     """Keep loaded libraries out of the garbage collector's way.

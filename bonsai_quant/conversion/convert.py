@@ -25,7 +25,8 @@ from bonsai_quant.storage.journal import Journal
 from bonsai_quant.storage.staging import Staging, kept_for_resume
 
 from .checks import Checks
-from .plan import Plan, plan
+from .options import ConversionOptions
+from .plan import Plan, plan_conversion
 from .resume import purpose, still_true
 from .settings import DEFAULT_SOURCE, default_out
 
@@ -108,25 +109,16 @@ def convert(
 ) -> Converted:
     """Convert a source into OUT/<format>/ for every format; OUT appears whole or not at all.
 
-    The arguments are those of `plan.plan` and of the command line.  out: `./<name>-<mode>` when
+    The arguments are the fields of `ConversionOptions`, and these.  out: `./<name>-<mode>` when
     None.  progress: called with the bytes read and tensors finished since its last call.
     Raises the errors of `errors.py`; whatever fails, an existing OUT is as it was.
     """
-    work = plan(
-        source,
-        mode=mode,
-        recipe=recipe,
-        solver=solver,
-        calibration=calibration,
-        lora=lora,
-        lora_partial=lora_partial,
-        formats=formats,
-        revision=revision,
-        threads=threads,
-        max_memory=max_memory,
-        strict=strict,
-        transformer_only=transformer_only,
-    )
+    options = ConversionOptions(
+        mode=mode, recipe=recipe, solver=solver, calibration=calibration, lora=lora,
+        lora_partial=lora_partial, formats=formats, revision=revision, threads=threads,
+        max_memory=max_memory, strict=strict, transformer_only=transformer_only,
+    )  # fmt: skip
+    work = plan_conversion(source, options)
     target = Path(out) if out is not None else default_out(source, work.info.mode)
     return write_packs(
         work, target, overwrite=overwrite, resume=resume, checks=checks, progress=progress

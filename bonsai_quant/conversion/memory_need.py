@@ -15,7 +15,7 @@ PROCESS_BYTES = 260 << 20
 """Interpreter, numpy, numba and its machine code, measured."""
 
 
-def _memory(
+def conversion_memory(
     info: PackInfo,
     tensors: Sequence[PlannedTensor],
     threads: int,

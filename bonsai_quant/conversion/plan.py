@@ -28,7 +28,8 @@ from bonsai_quant.sources.lora import Adapter, open_adapters
 from bonsai_quant.sources.open import open_source
 
 from .calibration_file import Calibration, open_calibration
-from .memory_need import _memory
+from .memory_need import conversion_memory
+from .options import ConversionOptions
 from .settings import choose_recipe, parse_formats
 
 MEASURED = (CARD, "layers.csv", "manifest.json")
@@ -101,38 +102,57 @@ def plan(
     """Decide the fate of every tensor; raises before any work when something cannot be done.
 
     source: a path, a shipped model's name, or `org/name[@revision]` on the Hub.
-    mode, solver: override the recipe.  max_memory: bytes that must be enough.
-    calibration: a folder that `calibrate` made, for the solvers that need one.
-    lora: FILE or FILE:SCALE each, added to the weights before they are solved.
-    lora_partial: leave out what those files hold for other models, such as the text encoder.
-    strict: warnings about the source's index are errors.
-    transformer_only: leave the pipeline's other parts out of the packs.
+    The other arguments are the fields of `ConversionOptions`.
     """
-    used, settings = choose_recipe(recipe, mode, solver)
-    chosen = check_formats(parse_formats(formats))
-    workers, setting = choose_threads(threads)
-    parts = not transformer_only and any(f in DEPLOYMENTS for f in chosen)
-    found = open_source(source, revision=revision, strict=strict, components=parts)
-    _check_base(found, used)
-    loras = open_adapters(lora, found.model, partial=lora_partial)
-    tensors = _decide(found, used, loras)
-    _check_groups(found.place, tensors)
-    info = PackInfo(
-        found.model.base, used.mode, dict(found.config), tuple(t.tensor for t in tensors)
+    options = ConversionOptions(
+        mode=mode, recipe=recipe, solver=solver, calibration=calibration, lora=lora,
+        lora_partial=lora_partial, formats=formats, revision=revision, threads=threads,
+        max_memory=max_memory, strict=strict, transformer_only=transformer_only,
+    )  # fmt: skip
+    return plan_conversion(source, options)
+
+
+def plan_conversion(place: str, options: ConversionOptions) -> Plan:
+    """See `plan`."""
+    recipe, settings = choose_recipe(options.recipe, options.mode, options.solver)
+    formats = check_formats(parse_formats(options.formats))
+    threads, threads_setting = choose_threads(options.threads)
+    complete = not options.transformer_only and any(f in DEPLOYMENTS for f in formats)
+    source = open_source(
+        place, revision=options.revision, strict=options.strict, components=complete
     )
-    calibrated = _calibration(calibration, used, info, loras)
-    beside = deployments(found.components, chosen)
-    memory = _memory(info, tensors, workers, calibrated, beside)
-    if max_memory is not None and max_memory < memory:
+    _check_base(source, recipe)
+    loras = open_adapters(options.lora, source.model, partial=options.lora_partial)
+    tensors = _decide(source, recipe, loras)
+    _check_groups(source.place, tensors)
+    packed = tuple(t.tensor for t in tensors)
+    info = PackInfo(source.model.base, recipe.mode, dict(source.config), packed)
+    calibration = _calibration(options.calibration, recipe, info, loras)
+    beside = deployments(source.components, formats)
+    memory = conversion_memory(info, tensors, threads, calibration, beside)
+    _check_memory(memory, options.max_memory)
+    return Plan(
+        source=source,
+        recipe=recipe,
+        info=info,
+        tensors=tensors,
+        formats=formats,
+        files=planned_files(info, formats, beside),
+        memory_bytes=memory,
+        threads=threads,
+        settings=(*settings, threads_setting),
+        calibration=calibration,
+        loras=loras,
+        beside=beside,
+    )
+
+
+def _check_memory(needed: int, allowed: int | None) -> None:
+    if allowed is not None and allowed < needed:
         raise UsageError(
-            f"--max-memory {max_memory} is too little; this needs {memory} bytes",
+            f"--max-memory {allowed} is too little; this needs {needed} bytes",
             hint="raise it, or use fewer --threads",
         )
-    files, origins = planned_files(info, chosen, beside), (*settings, setting)
-    return Plan(
-        found, used, info, tensors, chosen, files, memory, workers, origins, calibrated, loras,
-        beside,
-    )  # fmt: skip
 
 
 def _calibration(
@@ -150,15 +170,15 @@ def _calibration(
     if needs == (folder is not None):
         if folder is None:
             return None
-        found = open_calibration(folder)
-        found.check(info.packed)
-        if found.record.mode not in (None, recipe.mode):
+        calibration = open_calibration(folder)
+        calibration.check(info.packed)
+        if calibration.record.mode not in (None, recipe.mode):
             raise UsageError(
-                f"was made behind {found.record.mode} layers, and this pack is {recipe.mode}",
+                f"was made behind {calibration.record.mode} layers, and this pack is {recipe.mode}",
                 where=str(folder),
                 hint="calibrate for this mode",
             )
-        return found
+        return calibration
     if needs:
         raise UsageError(
             f"the solver {recipe.solver!r} needs a calibration",

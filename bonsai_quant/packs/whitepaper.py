@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 BASE = "flux2-klein-4b"
+IDEAL = {"ternary": 1.21, "binary": 0.93}
+"""10^9 bytes of a transformer, as the ideal of codes and scales alone."""
 TEXT_ENCODER = {"mlx": 2.28, "gemlite": 2.84}
 VAE = 0.17
 TRANSFORMER = {
@@ -25,6 +27,13 @@ FOLDERS = {"transformer-": "transformer", "text_encoder": "text encoder", "token
 OTHERS = "other files"
 
 
+def transformer_size(base: str, mode: str, format_name: str) -> float | None:
+    """10^9 bytes of the released transformer in a format; of `bonsai`, the ideal. None: unknown."""
+    if base != BASE:
+        return None
+    return IDEAL.get(mode) if format_name == "bonsai" else TRANSFORMER.get((mode, format_name))
+
+
 def beside_published(
     mode: str, format_name: str, files: Iterable[tuple[str, int]]
 ) -> list[tuple[str, int, float | None]]:
@@ -36,15 +45,7 @@ def beside_published(
     for path, size in files:
         part = next((name for start, name in FOLDERS.items() if path.startswith(start)), OTHERS)
         sums[part] += size
-    said = {"transformer": TRANSFORMER[mode, format_name], "VAE": VAE}
-    said["text encoder"] = TEXT_ENCODER[format_name]
-    rows = [(part, size, said.get(part)) for part, size in sums.items() if size]
+    published = {"transformer": TRANSFORMER[mode, format_name], "VAE": VAE}
+    published["text encoder"] = TEXT_ENCODER[format_name]
+    rows = [(part, size, published.get(part)) for part, size in sums.items() if size]
     return [*rows, ("total", sum(sums.values()), TOTAL[mode, format_name])]
-
-
-WHITEPAPER = {
-    "ternary": {"bonsai": 1.21, "mlx": 1.43, "gemlite": 1.54},
-    "binary": {"bonsai": 0.93, "mlx": 0.97, "gemlite": 1.08},
-}
-"""Sizes of the released transformers in GB; `bonsai`: the ideal of codes and scales alone."""
-WHITEPAPER_BASE = "flux2-klein-4b"

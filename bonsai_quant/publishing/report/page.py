@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bonsai_quant.core.text import megabytes
 from bonsai_quant.core.version import TOOL, __version__
-from bonsai_quant.packs.whitepaper import WHITEPAPER, WHITEPAPER_BASE
+from bonsai_quant.packs.whitepaper import transformer_size
 from bonsai_quant.runners.png import encode_png
 
 from .survey import PER_OCTAVE
@@ -56,10 +56,10 @@ def _pack(pack: PackReport) -> dict[str, Any]:
 
 def _sizes(pack: PackReport) -> list[dict[str, str]]:
     base = dict(pack.facts).get("base", "")
-    theirs = WHITEPAPER.get(pack.mode, {}) if base == WHITEPAPER_BASE else {}
+    published = {name: transformer_size(base, pack.mode, name) for name, _, _ in pack.sizes}
     return [
         {"format": name, "file": megabytes(size), "data": megabytes(data),
-         "whitepaper": f"{theirs[name]:g} GB" if name in theirs else ""}
+         "whitepaper": f"{published[name]:g} GB" if published[name] else ""}
         for name, size, data in pack.sizes
     ]  # fmt: skip
 

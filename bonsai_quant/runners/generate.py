@@ -21,7 +21,7 @@ from bonsai_quant.storage.small_file import make_folder, write_file
 
 from . import open_runner
 from .edit_images import read_picture
-from .memory_need import check_room
+from .memory_need import check_memory
 from .picture_settings import MAX_STEPS, read_benchmark
 from .png import encode_png
 from .runner import Runner, Stage, paint
@@ -88,7 +88,7 @@ def generate(
     _trust(found)
     _warn_of_long(found, [p for p, _ in asked], settings.max_sequence_length)
     at_rest = resident()
-    check_room(found, settings, at_rest, max_memory)
+    check_memory(found, settings, at_rest, max_memory)
     make_folder(files[0].parent)
     total = len(asked) * settings.num_inference_steps
     made = paint(

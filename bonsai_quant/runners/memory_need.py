@@ -14,7 +14,7 @@ ON_THE_WAY = 100 << 20
 """Bytes of what is imported and compiled while running."""
 
 
-def check_room(
+def check_memory(
     pipeline: Pipeline, settings: PictureSettings, at_rest: int, max_memory: int | None
 ) -> None:
     """Refuse before loading what would not fit."""

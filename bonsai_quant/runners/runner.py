@@ -17,9 +17,9 @@ from bonsai_quant.core.schema import PictureSettings
 from bonsai_quant.packs.pipeline import Pipeline
 
 from . import noise
-from .edit_images import Reference
 from .memory_meter import Meter
 from .sampling import PIXELS, Latents, Velocity, guided, levels, walk
+from .tokens import Reference
 from .vae_tiles import in_tiles
 
 

@@ -12,7 +12,7 @@ from bonsai_quant.core.errors import BadInput
 
 @contextmanager
 def loading(library: str, folder: Path) -> Iterator[None]:
-    """BadInput, with the folder's name, for whatever goes wrong in a library that reads it."""
+    """BadInput, with the folder's name, for every error of a library that reads it."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
@@ -36,10 +36,10 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def chats(words: Any, prompts: Sequence[str]) -> list[str]:
+def chats(tokenizer: Any, prompts: Sequence[str]) -> list[str]:
     """Each prompt as one message to an assistant that does not think aloud."""
     return [
-        words.apply_chat_template(
+        tokenizer.apply_chat_template(
             [{"role": "user", "content": text}],
             tokenize=False,
             add_generation_prompt=True,
@@ -49,6 +49,6 @@ def chats(words: Any, prompts: Sequence[str]) -> list[str]:
     ]
 
 
-def token_counts(words: Any, prompts: Sequence[str]) -> list[int]:
+def token_counts(tokenizer: Any, prompts: Sequence[str]) -> list[int]:
     """Tokens of each prompt with its template."""
-    return [len(ids) for ids in words(chats(words, prompts))["input_ids"]]
+    return [len(ids) for ids in tokenizer(chats(tokenizer, prompts))["input_ids"]]

@@ -153,7 +153,8 @@ def test_pictures_are_those_of_our_own_pack(made, standin, tmp_path, monkeypatch
     captions = np.random.default_rng(0).standard_normal((1, 20, 192), dtype=np.float32)
     for runner in (MlxRunner, TorchRunner):
         monkeypatch.setattr(runner, "encode", lambda *_: captions)
-    monkeypatch.setattr("bonsai_quant.runners.memory_meter.give_back", lambda: None)
+    for module in ("torch", "mlx"):
+        monkeypatch.setattr(f"bonsai_quant.runners.{module}.runner.give_back", lambda: None)
 
     def painted(place):
         out = tmp_path / f"{place.name}.png"

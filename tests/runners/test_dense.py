@@ -41,9 +41,9 @@ def test_a_pipeline_paints_as_stock_diffusers_does(standin, settings):
     import torch
     from diffusers import Flux2KleinPipeline
 
-    stock = Flux2KleinPipeline.from_pretrained(standin, dtype=torch.float32)
-    stock.set_progress_bar_config(disable=True)
-    (image,) = stock(
+    pipe = Flux2KleinPipeline.from_pretrained(standin, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    (image,) = pipe(
         prompt="a red circle", height=64, width=64, num_inference_steps=4, guidance_scale=1.0,
         max_sequence_length=20, generator=torch.Generator().manual_seed(7),
     ).images  # fmt: skip

@@ -20,7 +20,7 @@ from bonsai_quant.core.errors import (
 )
 from bonsai_quant.runners.generate import read_prompts
 from bonsai_quant.runners.picture_settings import read_benchmark
-from bonsai_quant.runners.torch import dense as stock
+from bonsai_quant.runners.torch.dense import open_pipeline, paint_dense
 from bonsai_quant.runners.torch.runner import TorchRunner
 from tests.support.forge import flip, orphan, resign
 
@@ -48,8 +48,8 @@ def test_one_prompt_is_one_file_with_its_settings(pack, standin, tmp_path):
     assert said["weights_sha256"] and said["num_inference_steps"] == 4
     assert str(standin) not in image.text["parameters"]
     settings = read_benchmark(standin).settings
-    pipe = stock.open_pipeline(pack, pipeline=str(standin))
-    (theirs,) = stock.paint_dense(pipe, [CIRCLE], [5], settings)
+    pipe = open_pipeline(pack, pipeline=str(standin))
+    (theirs,) = paint_dense(pipe, [CIRCLE], [5], settings)
     assert np.abs(np.asarray(image).astype(int) - theirs).max() <= 1
     assert [s.name for s in made.stages] == ["encoders", "transformer", "decoder"]
     assert all(s.seconds > 0 and s.peak_bytes > 1e6 for s in made.stages)
@@ -148,7 +148,7 @@ def test_a_picture_to_edit_is_seen_as_stock_diffusers_sees_it(pack, standin, tmp
     rng = np.random.default_rng(0)
     shown = Image.fromarray(rng.integers(0, 256, (70, 100, 3), np.uint8))
     shown.save(tmp_path / "in.png")
-    pipe = stock.open_pipeline(pack, pipeline=str(standin))
+    pipe = open_pipeline(pack, pipeline=str(standin))
     (theirs,) = pipe(
         prompt=CIRCLE, image=[shown], height=64, width=64, num_inference_steps=4,
         guidance_scale=1.0, max_sequence_length=20, output_type="np",

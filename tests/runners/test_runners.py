@@ -22,9 +22,9 @@ from bonsai_quant.packs.read import open_pack
 from bonsai_quant.runners import noise, open_runner
 from bonsai_quant.runners.runner import paint, start
 from bonsai_quant.runners.sampling import check_scheduler, levels
-from bonsai_quant.runners.torch import dense as stock
 from bonsai_quant.runners.torch import packed_linear as packed
 from bonsai_quant.runners.torch import vae_strips as strips
+from bonsai_quant.runners.torch.dense import open_pipeline, paint_dense
 from bonsai_quant.runners.torch.transformer import packed_transformer
 from bonsai_quant.runners.vae_tiles import in_tiles
 from bonsai_quant.verification.levels.images import psnr
@@ -100,17 +100,17 @@ def test_guidance_is_that_of_stock_diffusers(standin, tmp_path, settings):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"is_distilled": False}))
     steered = replace(settings, guidance_scale=3.0)
     mine = paint(open_runner(locate(str(folder)), "torch"), PROMPTS, SEEDS, steered).pictures
-    theirs = stock.paint_dense(stock.open_pipeline(folder), PROMPTS, SEEDS, steered)
+    theirs = paint_dense(open_pipeline(folder), PROMPTS, SEEDS, steered)
     assert np.abs(mine.astype(int) - theirs).max() <= 1
-    plain = stock.paint_dense(stock.open_pipeline(folder), PROMPTS, SEEDS, settings)
+    plain = paint_dense(open_pipeline(folder), PROMPTS, SEEDS, settings)
     assert np.abs(plain.astype(int) - theirs).max() > 5
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_format_paints_as_its_dense_weights_do(made, standin, settings, backend):
     pytest.importorskip(PACKAGE[backend])
-    pipe = stock.open_pipeline(made / "bonsai", pipeline=str(standin))
-    theirs = stock.paint_dense(pipe, PROMPTS, SEEDS, settings)
+    pipe = open_pipeline(made / "bonsai", pipeline=str(standin))
+    theirs = paint_dense(pipe, PROMPTS, SEEDS, settings)
     for name in FORMATS:
         painted = paint(runner_of(made, standin, backend, name), PROMPTS, SEEDS, settings)
         assert min(map(psnr, painted.pictures, theirs)) > 50
@@ -274,7 +274,7 @@ def test_a_complete_deployment_of_others_runs_by_itself(deployment, made, standi
     assert paint(open_runner(pipeline, "mlx"), PROMPTS, SEEDS, settings).pictures.std() > 5
     torchs = open_runner(pipeline, "torch").encode(PROMPTS, 20)
     assert np.abs(torchs - mine).max() < 1e-5 * np.abs(mine).max()
-    painted = stock.paint_dense(stock.open_pipeline(deployment), PROMPTS, SEEDS, settings)
+    painted = paint_dense(open_pipeline(deployment), PROMPTS, SEEDS, settings)
     again = paint(open_runner(pipeline, "mlx"), PROMPTS, SEEDS, settings).pictures
     assert min(map(psnr, again, painted)) > 50
     assert locate(str(deployment), pipeline=str(standin)).pipeline == standin

@@ -93,17 +93,17 @@ class Autoencoder:
     def _attention(self, name: str, x: mx.array) -> mx.array:
         n, rows, columns, width = x.shape
         h = self._norm(f"{name}.group_norm", x).reshape(n, rows * columns, width)
-        q, k, v = (self._linear(f"{name}.to_{part}", h)[:, None] for part in "qkv")
-        seen = mx.fast.scaled_dot_product_attention(q, k, v, scale=width**-0.5)[:, 0]
-        return x + self._linear(f"{name}.to_out.0", seen).reshape(x.shape)
+        q, k, v = (self._linear(f"{name}.to_{role}", h)[:, None] for role in "qkv")
+        attended = mx.fast.scaled_dot_product_attention(q, k, v, scale=width**-0.5)[:, 0]
+        return x + self._linear(f"{name}.to_out.0", attended).reshape(x.shape)
 
     def _linear(self, name: str, x: mx.array) -> mx.array:
         return x @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
 
     def _conv(self, name: str, x: mx.array) -> mx.array:
         weight = self.weights[f"{name}.weight"]
-        same = weight.shape[1] // 2
-        return mx.conv2d(x, weight, padding=same) + self.weights[f"{name}.bias"]
+        padding = weight.shape[1] // 2
+        return mx.conv2d(x, weight, padding=padding) + self.weights[f"{name}.bias"]
 
     def _norm(self, name: str, x: mx.array) -> mx.array:
         """Group norm: mean and variance of each group of channels over the whole picture."""

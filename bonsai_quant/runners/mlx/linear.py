@@ -31,7 +31,7 @@ class PackedLinear:
         self.dtype = dtype
 
     def arrays(self) -> tuple[mx.array, ...]:
-        """What it holds."""
+        """All that it holds."""
         return self.words, self.scales, self.biases
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -59,7 +59,7 @@ class KeptLinear:
         self.dtype = dtype
 
     def arrays(self) -> tuple[mx.array, ...]:
-        """What it holds."""
+        """All that it holds."""
         return (self.weight,)
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -71,7 +71,7 @@ Linear = PackedLinear | KeptLinear
 
 
 @dataclass(frozen=True)
-class Parts:
+class Layers:
     """A transformer's linears by module name, and the weights [128] of its norms."""
 
     linears: dict[str, Linear]
@@ -83,18 +83,18 @@ class Parts:
         self.norms.clear()
 
 
-def load(pack: Pack, dtype: mx.Dtype) -> Parts:
+def load(pack: Pack, dtype: mx.Dtype) -> Layers:
     """Every tensor of a pack, codes as codes."""
-    parts = Parts({}, {})
+    layers = Layers({}, {})
     for t in pack.info.tensors:
         if t.packed:
             linear: Linear = PackedLinear(pack.layer(t), dtype)
         elif len(t.shape) == 2:
             linear = KeptLinear(pack.kept(t), dtype)
         else:
-            parts.norms[t.linear] = mx.array(pack.kept(t).astype(np.float32)).astype(dtype)
+            layers.norms[t.linear] = mx.array(pack.kept(t).astype(np.float32)).astype(dtype)
             continue
-        parts.linears[t.linear] = linear
+        layers.linears[t.linear] = linear
         # MLX copies when it computes: without this every layer's numpy arrays would stay.
         mx.eval(*linear.arrays())
-    return parts
+    return layers

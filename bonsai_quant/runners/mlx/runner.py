@@ -1,4 +1,4 @@
-"""The MLX runner itself: which part is in memory when."""
+"""The MLX runner: one component in memory at a time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from bonsai_quant.core.memory import resident
 from bonsai_quant.core.requirements import check_mlx
 from bonsai_quant.packs.integrity import held
 from bonsai_quant.packs.pipeline import Pipeline
-from bonsai_quant.runners.edit_images import Reference, position_ids, with_references
 from bonsai_quant.runners.memory_meter import give_back
 from bonsai_quant.runners.sampling import Latents, Velocity, check_scheduler
 from bonsai_quant.runners.text import load_tokenizer, loading
+from bonsai_quant.runners.tokens import Reference, position_ids, with_references
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .autoencoder import Autoencoder
 
 ENCODER, DECODER = ("encoder.", "quant_conv."), ("decoder.", "post_quant_conv.")
-"""What the weights of either half of an autoencoder begin with."""
+"""Beginnings of the names of the weights of either half of an autoencoder."""
 
 
 class MlxRunner:
@@ -53,7 +53,7 @@ class MlxRunner:
         """Hidden states of the prompts [n, length, width], by mlx-lm's Qwen3."""
         from . import text
 
-        words = load_tokenizer(self.pipeline.part("tokenizer"))
+        tokenizer = load_tokenizer(self.pipeline.part("tokenizer"))
         folder = self.pipeline.part("text_encoder")
         if folder.name.startswith("text_encoder-hqq"):
             raise Unsupported(
@@ -61,13 +61,13 @@ class MlxRunner:
             )
         with loading("MLX", folder):
             model = text.load(folder, self.dtype)
-        ids, real = text.tokens(words, prompts, length)
+        ids, real = text.tokens(tokenizer, prompts, length)
         states = [
             text.hidden_states(model, ids[i : i + 1], real[i : i + 1], self.dtype)
             for i in range(len(ids))
         ]
         del model
-        self._forget()
+        self._free_memory()
         return np.concatenate(states)
 
     def look(self, images: Sequence[NDArray[np.float32]]) -> list[Reference]:
@@ -75,7 +75,7 @@ class MlxRunner:
         import mlx.core as mx
 
         with self._autoencoder(ENCODER) as model:
-            return [self._numbers(model.encode(mx.array(image)[None]))[0] for image in images]
+            return [self._to_numpy(model.encode(mx.array(image)[None]))[0] for image in images]
 
     @contextmanager
     def transformer(self, references: Sequence[Reference] = ()) -> Iterator[Velocity]:
@@ -84,21 +84,21 @@ class MlxRunner:
         from .transformer import Transformer
 
         with held(self.pack, check=not self.pipeline.unverified) as pack:
-            parts = load(pack, self.dtype)
-        model = Transformer(self.pack.info.config, parts)
+            layers = load(pack, self.dtype)
+        model = Transformer(self.pack.info.config, layers)
 
         def velocity(z: Latents, sigma: float, captions: NDArray[np.float32]) -> Latents:
             tokens = self._array(with_references(z, references))
             rows, columns = z.shape[1:3]
-            where = position_ids(rows, columns, references)
-            v = self._numbers(model(tokens, where, sigma, self._array(captions)))
+            positions = position_ids(rows, columns, references)
+            v = self._to_numpy(model(tokens, positions, sigma, self._array(captions)))
             return v[:, : rows * columns].reshape(z.shape)
 
         try:
             yield velocity
         finally:
-            parts.clear()
-            self._forget()
+            layers.clear()
+            self._free_memory()
 
     @contextmanager
     def decoder(self) -> Iterator[Callable[[Latents], NDArray[np.float32]]]:
@@ -106,7 +106,7 @@ class MlxRunner:
         import mlx.core as mx
 
         with self._autoencoder(DECODER) as model:
-            yield lambda latents: self._numbers(model.decode(mx.array(latents)))
+            yield lambda latents: self._to_numpy(model.decode(mx.array(latents)))
 
     @contextmanager
     def _autoencoder(self, half: tuple[str, ...]) -> Iterator[Autoencoder]:
@@ -121,7 +121,7 @@ class MlxRunner:
             yield model
         finally:
             model.weights.clear()
-            self._forget()
+            self._free_memory()
 
     def active_bytes(self) -> int:
         """What MLX holds on the GPU, or what the process holds."""
@@ -134,12 +134,12 @@ class MlxRunner:
 
         return mx.array(np.ascontiguousarray(values)).astype(self.dtype)
 
-    def _numbers(self, values: Any) -> NDArray[np.float32]:
+    def _to_numpy(self, values: Any) -> NDArray[np.float32]:
         import mlx.core as mx
 
         return np.array(values.astype(mx.float32))
 
-    def _forget(self) -> None:
+    def _free_memory(self) -> None:
         import mlx.core as mx
 
         give_back()

@@ -28,10 +28,11 @@ def load(folder: Path, dtype: mx.Dtype) -> Any:
     return model.model
 
 
-def tokens(words: Any, prompts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids [n, length] and which of them are no padding, through the tokenizer's chat template."""
-    made = words(chats(words, prompts), padding="max_length", truncation=True, max_length=length)
-    return np.array(made["input_ids"]), np.array(made["attention_mask"], bool)
+def tokens(tokenizer: Any, prompts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids [n, length], and which of them are not padding, through the tokenizer's chat template."""
+    texts = chats(tokenizer, prompts)
+    batch = tokenizer(texts, padding="max_length", truncation=True, max_length=length)
+    return np.array(batch["input_ids"]), np.array(batch["attention_mask"], bool)
 
 
 def hidden_states(model: Any, ids: np.ndarray, real: np.ndarray, dtype: mx.Dtype) -> np.ndarray:
@@ -40,8 +41,8 @@ def hidden_states(model: Any, ids: np.ndarray, real: np.ndarray, dtype: mx.Dtype
     A token sees the real tokens up to itself; padding, too, sees the real ones.
     """
     length = ids.shape[1]
-    seen = np.tril(np.ones((length, length), bool)) & real[:, None, :]
-    mask = mx.array(seen[:, None])
+    visible = np.tril(np.ones((length, length), bool)) & real[:, None, :]
+    mask = mx.array(visible[:, None])
     h = model.embed_tokens(mx.array(ids)).astype(dtype)
     states = []
     for i, layer in enumerate(model.layers, 1):

@@ -12,7 +12,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .linear import Parts
+from bonsai_quant.runners.tokens import text_position_ids
+
+from .linear import Layers
 
 TIME_PERIOD = 10_000
 TIMESTEPS = 1000
@@ -21,8 +23,8 @@ TIMESTEPS = 1000
 class Transformer:
     """config: diffusers' config.json."""
 
-    def __init__(self, config: dict[str, Any], parts: Parts) -> None:
-        self.linears, self.norms = parts.linears, parts.norms
+    def __init__(self, config: dict[str, Any], layers: Layers) -> None:
+        self.linears, self.norms = layers.linears, layers.norms
         self.double, self.single = int(config["num_layers"]), int(config["num_single_layers"])
         self.heads, self.head = (
             int(config["num_attention_heads"]),
@@ -36,8 +38,8 @@ class Transformer:
     def __call__(
         self, tokens: mx.array, position_ids: np.ndarray, sigma: float, captions: mx.array
     ) -> mx.array:
-        """tokens [n, k, channels] at places [k, 4], captions [n, words, width] -> like tokens."""
-        turn = _rotation(position_ids, captions.shape[1], self.axes, self.theta, tokens.dtype)
+        """tokens [n, k, channels], position_ids [k, 4], captions [n, m, width] -> like tokens."""
+        rotation = _rotation(position_ids, captions.shape[1], self.axes, self.theta, tokens.dtype)
         time = self._time(sigma, tokens.dtype)
         image = self.linears["x_embedder"](tokens)
         text = self.linears["context_embedder"](captions)
@@ -45,12 +47,12 @@ class Transformer:
         of_text = self._modulation("double_stream_modulation_txt", time, 6)
         for i in range(self.double):
             name = f"transformer_blocks.{i}"
-            image, text = self._double(name, image, text, of_image, of_text, turn)
+            image, text = self._double(name, image, text, of_image, of_text, rotation)
             mx.eval(image, text)
         both = mx.concatenate([text, image], axis=1)
         of_both = self._modulation("single_stream_modulation", time, 3)
         for i in range(self.single):
-            both = self._single(f"single_transformer_blocks.{i}.attn", both, of_both, turn)
+            both = self._single(f"single_transformer_blocks.{i}.attn", both, of_both, rotation)
             mx.eval(both)
         image = both[:, text.shape[1] :]
         scale, shift = mx.split(self.linears["norm_out.linear"](_silu(time)), 2, axis=-1)
@@ -73,39 +75,39 @@ class Transformer:
 
     def _double(
         self, name: str, image: mx.array, text: mx.array, of_image: list[mx.array],
-        of_text: list[mx.array], turn: mx.array,
+        of_text: list[mx.array], rotation: mx.array,
     ) -> tuple[mx.array, mx.array]:  # fmt: skip
         x = self._normed(image) * (1 + of_image[1]) + of_image[0]
         c = self._normed(text) * (1 + of_text[1]) + of_text[0]
-        attn, words = f"{name}.attn", text.shape[1]
+        attn, n_words = f"{name}.attn", text.shape[1]
         q, k, v = (
             mx.concatenate(
-                [self._heads(f"{attn}.add_{part}_proj", f"{attn}.norm_added_{part}", c),
-                 self._heads(f"{attn}.to_{part}", f"{attn}.norm_{part}", x)], axis=2,
+                [self._heads(f"{attn}.add_{role}_proj", f"{attn}.norm_added_{role}", c),
+                 self._heads(f"{attn}.to_{role}", f"{attn}.norm_{role}", x)], axis=2,
             )
-            for part in "qkv"
+            for role in "qkv"
         )  # fmt: skip
-        seen = self._attend(q, k, v, turn)
-        image = image + of_image[2] * self.linears[f"{attn}.to_out.0"](seen[:, words:])
-        text = text + of_text[2] * self.linears[f"{attn}.to_add_out"](seen[:, :words])
+        attended = self._attend(q, k, v, rotation)
+        image = image + of_image[2] * self.linears[f"{attn}.to_out.0"](attended[:, n_words:])
+        text = text + of_text[2] * self.linears[f"{attn}.to_add_out"](attended[:, :n_words])
         x = self._normed(image) * (1 + of_image[4]) + of_image[3]
         image = image + of_image[5] * self._feed_forward(f"{name}.ff", x)
         c = self._normed(text) * (1 + of_text[4]) + of_text[3]
         return image, text + of_text[5] * self._feed_forward(f"{name}.ff_context", c)
 
     def _single(
-        self, attn: str, x: mx.array, modulation: list[mx.array], turn: mx.array
+        self, attn: str, x: mx.array, modulation: list[mx.array], rotation: mx.array
     ) -> mx.array:
         shift, scale, gate = modulation
         wide = self.linears[f"{attn}.to_qkv_mlp_proj"](self._normed(x) * (1 + scale) + shift)
         width = self.heads * self.head
         q, k, v, gated = mx.split(wide, [width, 2 * width, 3 * width], axis=-1)
-        seen = self._attend(
+        attended = self._attend(
             self._split(q, f"{attn}.norm_q"), self._split(k, f"{attn}.norm_k"),
-            self._split(v, ""), turn,
+            self._split(v, ""), rotation,
         )  # fmt: skip
         return x + gate * self.linears[f"{attn}.to_out"](
-            mx.concatenate([seen, _swiglu(gated)], axis=-1)
+            mx.concatenate([attended, _swiglu(gated)], axis=-1)
         )
 
     def _feed_forward(self, name: str, x: mx.array) -> mx.array:
@@ -119,11 +121,11 @@ class Transformer:
         x = x.reshape(*x.shape[:2], self.heads, self.head).swapaxes(1, 2)
         return mx.fast.rms_norm(x, self.norms[norm], self.eps) if norm else x
 
-    def _attend(self, q: mx.array, k: mx.array, v: mx.array, turn: mx.array) -> mx.array:
-        seen = mx.fast.scaled_dot_product_attention(
-            _turned(q, turn), _turned(k, turn), v, scale=self.head**-0.5
+    def _attend(self, q: mx.array, k: mx.array, v: mx.array, rotation: mx.array) -> mx.array:
+        attended = mx.fast.scaled_dot_product_attention(
+            _rotated(q, rotation), _rotated(k, rotation), v, scale=self.head**-0.5
         )
-        return seen.swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
+        return attended.swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
 
     def _normed(self, x: mx.array) -> mx.array:
         return mx.fast.layer_norm(x, None, None, self.eps)
@@ -139,11 +141,10 @@ def _swiglu(x: mx.array) -> mx.array:
 
 
 def _rotation(
-    position_ids: np.ndarray, words: int, axes: tuple[int, ...], theta: float, dtype: mx.Dtype
+    position_ids: np.ndarray, n_words: int, axes: tuple[int, ...], theta: float, dtype: mx.Dtype
 ) -> mx.array:
     """[2, tokens, 64]: cosines and sines of every token's four positions, words first."""
-    text = np.indices((1, 1, 1, words)).reshape(4, -1).T
-    position_ids = np.concatenate([text, position_ids]).astype(np.float64)
+    position_ids = np.concatenate([text_position_ids(n_words), position_ids]).astype(np.float64)
     angles = [
         np.outer(position_ids[:, i], theta ** -(np.arange(0, size, 2) / size))
         for i, size in enumerate(axes)
@@ -152,9 +153,9 @@ def _rotation(
     return mx.array(np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32)).astype(dtype)
 
 
-def _turned(x: mx.array, turn: mx.array) -> mx.array:
+def _rotated(x: mx.array, rotation: mx.array) -> mx.array:
     """Each pair of neighbouring channels turned by its angle: x [n, heads, tokens, 128]."""
     pairs = x.reshape(*x.shape[:-1], -1, 2)
     a, b = pairs[..., 0], pairs[..., 1]
-    cos, sin = turn[0], turn[1]
+    cos, sin = rotation[0], rotation[1]
     return mx.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape)

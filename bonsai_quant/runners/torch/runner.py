@@ -17,10 +17,15 @@ from numpy.typing import NDArray
 from bonsai_quant.core.memory import resident
 from bonsai_quant.packs.integrity import held
 from bonsai_quant.packs.pipeline import Pipeline
-from bonsai_quant.runners.edit_images import Reference, position_ids, with_references
 from bonsai_quant.runners.memory_meter import give_back, hold_little
 from bonsai_quant.runners.sampling import READ_LAYERS, Latents, Velocity, check_scheduler
 from bonsai_quant.runners.text import load_tokenizer, loading
+from bonsai_quant.runners.tokens import (
+    Reference,
+    position_ids,
+    text_position_ids,
+    with_references,
+)
 from bonsai_quant.storage.containers.safetensors import read_header
 
 from .dense import check_packages, quiet
@@ -56,12 +61,12 @@ class TorchRunner:
                 scheduler=None, vae=None, transformer=None,
                 text_encoder=encoder, tokenizer=load_tokenizer(self.pipeline.part("tokenizer")),
             )  # fmt: skip
-            parts = [
+            states = [
                 pipe.encode_prompt(text, device=self.device, max_sequence_length=length)[0]
                 for text in prompts
             ]
-            states: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
-        return states
+            result: NDArray[np.float32] = torch.cat(states).float().cpu().numpy()
+        return result
 
     def look(self, images: Sequence[NDArray[np.float32]]) -> list[Reference]:
         """Latents of pictures, by diffusers' own method."""
@@ -72,20 +77,20 @@ class TorchRunner:
             pipe = Flux2KleinPipeline(
                 scheduler=None, vae=vae, transformer=None, text_encoder=None, tokenizer=None
             )
-            found = []
+            latents = []
             for image in images:
                 x = torch.from_numpy(image).permute(2, 0, 1)[None].to(self.device)
                 z = pipe._encode_vae_image(x, None)
-                found.append(z[0].permute(1, 2, 0).cpu().numpy())
-        return found
+                latents.append(z[0].permute(1, 2, 0).cpu().numpy())
+        return latents
 
     def transformer(self, references: Sequence[Reference] = ()) -> AbstractContextManager[Velocity]:
         """The transformer: packed for a pack, in 16 bits for a pipeline."""
-        return self._opened(self._transformer, velocity_of, references)
+        return self._bound(self._transformer, velocity_of, references)
 
     def decoder(self) -> AbstractContextManager[Callable[[Latents], NDArray[np.float32]]]:
         """The autoencoder without its encoder, in float32."""
-        return self._opened(lambda: self._autoencoder("encoder"), self._decode)
+        return self._bound(lambda: self._autoencoder("encoder"), self._decode)
 
     def active_bytes(self) -> int:
         """What torch holds on the GPU, or what the process holds."""
@@ -96,14 +101,14 @@ class TorchRunner:
         return resident()
 
     @contextmanager
-    def _opened(
-        self, load: Callable[[], nn.Module], use: Callable[..., Any], *more: Any
+    def _bound(
+        self, load: Callable[[], nn.Module], call: Callable[..., Any], *more: Any
     ) -> Iterator[Any]:
         import torch
 
         hold_little()
         with self._open(load) as model, torch.inference_mode():
-            yield lambda *args: use(model, *args, *more)
+            yield lambda *args: call(model, *args, *more)
 
     @contextmanager
     def _open(self, load: Callable[[], nn.Module]) -> Iterator[nn.Module]:
@@ -123,14 +128,14 @@ class TorchRunner:
         if folder.name in QUANTIZED:
             return load_quantized(folder, self.dtype, self.device)
         config = Qwen3Config.from_pretrained(folder, local_files_only=True)
-        # What comes after the last layer that is read does not matter; the very last is normed.
+        # Layers after the last that is read are left out; one more stays, for the last is normed.
         config.num_hidden_layers = min(config.num_hidden_layers, READ_LAYERS[-1] + 1)
         config.layer_types = (config.layer_types or [])[: config.num_hidden_layers] or None
         model = Qwen3Model.from_pretrained(
-            folder, config=config, dtype=_stored(folder), local_files_only=True,
+            folder, config=config, dtype=_stored_dtype(folder), local_files_only=True,
             use_safetensors=True,
         )  # fmt: skip
-        return self._placed(model)
+        return self._on_device(model)
 
     def _transformer(self) -> nn.Module:
         from diffusers import Flux2Transformer2DModel
@@ -143,9 +148,9 @@ class TorchRunner:
             return model if self.device.type == "cpu" else model.to(self.device, self.dtype)
         folder = self.pipeline.part("transformer")
         model = Flux2Transformer2DModel.from_pretrained(
-            folder, torch_dtype=_stored(folder), local_files_only=True, use_safetensors=True
+            folder, torch_dtype=_stored_dtype(folder), local_files_only=True, use_safetensors=True
         )
-        return self._placed(model)
+        return self._on_device(model)
 
     def _autoencoder(self, without: str) -> nn.Module:
         import torch
@@ -162,7 +167,7 @@ class TorchRunner:
             in_strips(model.decoder)
         return model.to(self.device).eval()
 
-    def _placed(self, model: nn.Module) -> nn.Module:
+    def _on_device(self, model: nn.Module) -> nn.Module:
         if self.device.type != "cpu":
             return model.to(self.device, self.dtype).eval()
         from .transformer import keep_small
@@ -188,30 +193,29 @@ def velocity_of(
     captions: NDArray[np.float32],
     references: Sequence[Reference] = (),
 ) -> Latents:
-    """What diffusers' transformer, or one with its interface, says about a state."""
+    """The velocity of diffusers' transformer, or of one with its interface, at a state."""
     import torch
 
     n, rows, columns, channels = z.shape
     norm = next(model.parameters())
-    put = {"device": norm.device, "dtype": norm.dtype}
-    words = torch.cartesian_prod(*(torch.arange(k) for k in (1, 1, 1, captions.shape[1])))
+    like_norm = {"device": norm.device, "dtype": norm.dtype}
     v = model(
-        hidden_states=torch.from_numpy(with_references(z, references)).to(**put),
-        encoder_hidden_states=torch.from_numpy(np.ascontiguousarray(captions)).to(**put),
-        timestep=torch.full((n,), sigma, **put),
+        hidden_states=torch.from_numpy(with_references(z, references)).to(**like_norm),
+        encoder_hidden_states=torch.from_numpy(np.ascontiguousarray(captions)).to(**like_norm),
+        timestep=torch.full((n,), sigma, **like_norm),
         img_ids=torch.from_numpy(position_ids(rows, columns, references)).to(norm.device),
-        txt_ids=words.to(norm.device),
+        txt_ids=torch.from_numpy(text_position_ids(captions.shape[1])).to(norm.device),
         return_dict=False,
     )[0]
     result: Latents = v[:, : rows * columns].float().cpu().numpy().reshape(z.shape)
     return result
 
 
-def _stored(folder: Path) -> torch.dtype:
+def _stored_dtype(folder: Path) -> torch.dtype:
     """The dtype that the weights of a part are stored in."""
     import torch
 
     files = sorted(folder.glob("*.safetensors"))
-    kinds = {t.spec.dtype for f in files[:1] for t in read_header(f).tensors}
+    dtypes = {t.spec.dtype for f in files[:1] for t in read_header(f).tensors}
     halves = {"BF16": torch.bfloat16, "F16": torch.float16}
-    return halves[kinds.pop()] if len(kinds) == 1 and kinds <= set(halves) else torch.float32
+    return halves[dtypes.pop()] if len(dtypes) == 1 and dtypes <= set(halves) else torch.float32

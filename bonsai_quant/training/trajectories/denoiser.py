@@ -11,8 +11,8 @@ import torch
 from diffusers import Flux2Transformer2DModel
 from torch import nn
 
-from bonsai_quant.runners.edit_images import position_ids
 from bonsai_quant.runners.text import loading
+from bonsai_quant.runners.tokens import position_ids, text_position_ids
 
 
 class Denoiser(nn.Module):  # type: ignore[misc]
@@ -21,9 +21,8 @@ class Denoiser(nn.Module):  # type: ignore[misc]
     def __init__(self, transformer: nn.Module, rows: int, columns: int, words: int) -> None:
         super().__init__()
         self.transformer = transformer
-        ids = torch.cartesian_prod(*(torch.arange(k) for k in (1, 1, 1, words)))
         self.register_buffer("image_ids", torch.from_numpy(position_ids(rows, columns, ())), False)
-        self.register_buffer("text_ids", ids, False)
+        self.register_buffer("text_ids", torch.from_numpy(text_position_ids(words)), False)
 
     def forward(self, z: torch.Tensor, sigma: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
         """z [n, tokens, channels], sigma [n] in 0..1, captions [n, words, width] -> like z.

@@ -29,7 +29,7 @@ from bonsai_quant.evaluation.bootstrap import Figure
 from bonsai_quant.evaluation.gallery import (
     Gallery,
     Task,
-    exhibit,
+    paint_gallery,
 )
 from bonsai_quant.evaluation.scenes.world import CATEGORIES
 from bonsai_quant.evaluation.score import (
@@ -139,7 +139,7 @@ def painted(pipeline: Pipeline, task: Task) -> Gallery:
     """Paint with one model, and say how long it took."""
     click.echo(f"- paint {len(task.texts)} pictures with {pipeline.name}", err=True)
     start = perf_counter()
-    gallery = exhibit(pipeline, task)
+    gallery = paint_gallery(pipeline, task)
     click.echo(f"  {perf_counter() - start:.0f} s", err=True)
     return gallery
 

@@ -21,7 +21,7 @@ TAILS = (2.5, 97.5)
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number and its 95 % interval. None: it cannot be told, as a share of nothing."""
+    """A number and its 95 % interval. None: it does not exist, as a share of nothing."""
 
     value: float | None
     low: float | None
@@ -67,10 +67,12 @@ def adjusted_ratio(part: Resampled, whole: Resampled, chance: Resampled) -> Figu
     )
 
 
-def _quotient(above: float, below: float, aboves: Values, belows: Values) -> Figure:
+def _quotient(
+    numerator: float, denominator: float, numerators: Values, denominators: Values
+) -> Figure:
     """No value where the divisor is not above zero, and no interval where it may not be."""
-    if below <= 0:
+    if denominator <= 0:
         return Figure(None, None, None)
-    if (belows <= 0).any():
-        return Figure(round(above / below, 6), None, None)
-    return Resampled(above / below, aboves / belows).figure()
+    if (denominators <= 0).any():
+        return Figure(round(numerator / denominator, 6), None, None)
+    return Resampled(numerator / denominator, numerators / denominators).figure()

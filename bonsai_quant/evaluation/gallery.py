@@ -1,4 +1,4 @@
-"""The pictures that a model paints for fixed captions, and what the checker says about them."""
+"""The pictures that a model paints for fixed captions, and the checker's judgement of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is to be painted: every prompt `images` times, each time from other noise.
+    """What to paint: every prompt `images` times, each time from other noise.
 
     prompts: sorted by category, the same number in each.  seed: of the noise alone.
     """
@@ -57,7 +57,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What the checker says: [prompts, images] each.
+    """The checker's judgement: [prompts, images] each.
 
     continuous: 0 to 1.  failures: the checker's word for what is wrong, "" where nothing is.
     """
@@ -78,12 +78,12 @@ class Gallery:
 
 
 def scenery(benchmark: Benchmark) -> World:
-    """What the captions and pictures of a pipeline are about."""
+    """The world of a pipeline: what its captions and pictures are about."""
     if benchmark.world not in WORLDS:
         raise BadInput(
             f"world: no world {benchmark.world[:80]!r}; there are {', '.join(WORLDS)}",
             where=NAME,
-            hint="mend the file",
+            hint="correct the file",
         )
     return WORLDS[benchmark.world]
 
@@ -107,7 +107,7 @@ def check_packages() -> None:
     require((*RUN, *LOOK), "run")
 
 
-def exhibit(
+def paint_gallery(
     pipeline: Pipeline, task: Task, *, batch: int = BATCH, progress: Progress = no_progress
 ) -> Gallery:
     """Paint every picture of the task and judge it. progress: counts pictures."""
@@ -116,13 +116,14 @@ def exhibit(
 
     world, settings = scenery(task.benchmark), task.benchmark.settings
     pipe = open_pipeline(pipeline.name, pipeline=str(pipeline.folder))
-    texts, seeds, made = task.texts, task.seeds, []
+    texts, seeds, batches = task.texts, task.seeds, []
     for at in range(0, len(texts), batch):
         part = slice(at, at + batch)
         painted = paint_dense(pipe, texts[part], seeds[part], settings, batch=batch)
-        made.append(shrink(painted, world.pixels))
+        batches.append(shrink(painted, world.pixels))
         progress(len(painted), 0, len(texts))
-    pictures = np.concatenate(made).reshape(len(task.prompts), task.images, *made[0].shape[1:])
+    pictures = np.concatenate(batches)
+    pictures = pictures.reshape(len(task.prompts), task.images, *pictures.shape[1:])
     return Gallery(pipeline.name, task, pictures, judge(pictures, task.prompts, world))
 
 
@@ -137,20 +138,21 @@ def shrink(pictures: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def judge(pictures: NDArray[np.uint8], asked: Sequence[Prompt], world: World) -> Marks:
-    """pictures: [prompts, images, side, side, 3]; each is held against its row's prompt."""
+    """pictures: [prompts, images, side, side, 3]; each is judged by its row's prompt."""
     from bonsai_quant.evaluation.scenes.checker import check
 
-    found = [
-        [check(p, q.meaning, world) for p in row] for row, q in zip(pictures, asked, strict=True)
+    judgements = [
+        [check(p, prompt.meaning, world) for p in row]
+        for row, prompt in zip(pictures, asked, strict=True)
     ]
     return Marks(
-        np.array([[j.passed for j in row] for row in found], np.bool_),
-        np.array([[j.score for j in row] for row in found], np.float64),
-        np.array([[j.failure or "" for j in row] for row in found], np.str_),
+        np.array([[j.passed for j in row] for row in judgements], np.bool_),
+        np.array([[j.score for j in row] for row in judgements], np.float64),
+        np.array([[j.failure or "" for j in row] for row in judgements], np.str_),
     )
 
 
-def strangers(asked: Sequence[Prompt], *seed: int) -> NDArray[np.int64] | None:
+def other_prompts(asked: Sequence[Prompt], *seed: int) -> NDArray[np.int64] | None:
     """For each prompt the index of another one, of other meaning, and each index once.
 
     None when there is no such exchange, as with a single meaning.
@@ -168,14 +170,14 @@ def strangers(asked: Sequence[Prompt], *seed: int) -> NDArray[np.int64] | None:
     return None
 
 
-def by_chance(gallery: Gallery) -> Marks | None:
-    """What the pictures get when each is held against the caption of another prompt.
+def chance_marks(gallery: Gallery) -> Marks | None:
+    """The marks of pictures that are judged by the caption of another prompt.
 
     A prompt's pictures come from as many other prompts, so that one lucky pair weighs little.
     """
     task, columns = gallery.task, []
     for k in range(task.images):
-        donors = strangers(task.prompts, task.seed, k)
+        donors = other_prompts(task.prompts, task.seed, k)
         if donors is None:
             return None
         columns.append(gallery.pictures[donors, k])

@@ -1,8 +1,8 @@
 """How well a model paints what captions say, and how much of that a pack keeps of its source.
 
 The score is the share of pictures that the checker passes: per category, and as the mean of the six
-categories. Both models get the same prompts and the same noise. What a score is worth beside luck
-is told by the reference's own pictures, held against the captions of other prompts.
+categories. Both models get the same prompts and the same noise. What luck alone
+scores is measured on the reference's own pictures, judged by the captions of other prompts.
 """
 
 from __future__ import annotations
@@ -24,10 +24,19 @@ from bonsai_quant.storage.small_file import write_file
 
 from .bootstrap import Figure, Resampled, adjusted_ratio, ratio, resample
 from .contact_sheet import Cell, Row, check_png, draw_grid
-from .gallery import BATCH, Gallery, Marks, Task, by_chance, check_packages, exhibit, make_task
+from .gallery import (
+    BATCH,
+    Gallery,
+    Marks,
+    Task,
+    chance_marks,
+    check_packages,
+    make_task,
+    paint_gallery,
+)
 
 MAX_PICTURES = 1_000_000
-SHOWN = 2
+N_SHOWN = 2
 """Prompts of each category, and pictures of each model, in a grid."""
 
 
@@ -71,7 +80,7 @@ class ModelScore:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What `score` found. reference and kept: only with `against`; kept begins with overall.
+    """The result of `score`. reference and kept: only with `against`; kept begins with overall.
 
     conversion, format: of the pack that was scored, as its manifest says.
     """
@@ -114,10 +123,10 @@ def score(
         raise UsageError(f"batch must be at least 1, not {batch}")
     total = len(pipelines) * len(task.texts)
 
-    def tell(n_pictures: int, _: int, __: int) -> None:
+    def report(n_pictures: int, _: int, __: int) -> None:
         progress(n_pictures, 0, total)
 
-    galleries = [exhibit(p, task, batch=batch, progress=tell) for p in pipelines]
+    galleries = [paint_gallery(p, task, batch=batch, progress=report) for p in pipelines]
     if grid is not None:
         write_file(Path(grid), examples(galleries[::-1]), overwrite=overwrite)
     manifest = pipelines[0].pack.manifest if pipelines[0].pack else None
@@ -165,8 +174,10 @@ def compare(gallery: Gallery, reference: Gallery | None = None) -> Scored:
     if reference is None:
         return Scored(gallery.task, _tally(gallery), None, ())
     assert gallery.task == reference.task
-    luck = by_chance(reference)
-    return Scored(gallery.task, _tally(gallery), _tally(reference), _kept(gallery, reference, luck))
+    chance = chance_marks(reference)
+    return Scored(
+        gallery.task, _tally(gallery), _tally(reference), _kept(gallery, reference, chance)
+    )
 
 
 def _tally(gallery: Gallery) -> ModelScore:
@@ -202,22 +213,22 @@ def _failures(marks: Marks, rows: slice) -> dict[str, int]:
     return {name: counts[name] for name in FAILURES if counts[name]}
 
 
-def _kept(gallery: Gallery, reference: Gallery, luck: Marks | None) -> tuple[Retention, ...]:
-    mine, theirs = _resampled(gallery, gallery.marks), _resampled(reference, reference.marks)
+def _kept(gallery: Gallery, reference: Gallery, chance: Marks | None) -> tuple[Retention, ...]:
+    ours, theirs = _resampled(gallery, gallery.marks), _resampled(reference, reference.marks)
     names = ("overall", *CATEGORIES)
-    if luck is None:
-        untold = Figure(None, None, None)
+    if chance is None:
+        unknown = Figure(None, None, None)
         return tuple(
-            Retention(n, ratio(a, b), None, untold)
-            for n, a, b in zip(names, mine, theirs, strict=True)
+            Retention(n, ratio(a, b), None, unknown)
+            for n, a, b in zip(names, ours, theirs, strict=True)
         )
     return tuple(
         Retention(name, ratio(a, b), round(c.value, 6), adjusted_ratio(a, b, c))
-        for name, a, b, c in zip(names, mine, theirs, _resampled(reference, luck), strict=True)
+        for name, a, b, c in zip(names, ours, theirs, _resampled(reference, chance), strict=True)
     )
 
 
-def examples(galleries: list[Gallery], prompts: int = SHOWN, images: int = SHOWN) -> bytes:
+def examples(galleries: list[Gallery], prompts: int = N_SHOWN, images: int = N_SHOWN) -> bytes:
     """A PNG: the first prompts of every category, with the first pictures of every gallery."""
     task = galleries[0].task
     images = min(images, task.images)

@@ -42,4 +42,4 @@ def read_benchmark(folder: Path) -> Benchmark:
     try:
         return Benchmark.model_validate(read_json(path))
     except pydantic.ValidationError as e:
-        raise BadInput(first_problem(e), where=str(path), hint="mend the file") from e
+        raise BadInput(first_problem(e), where=str(path), hint="correct the file") from e

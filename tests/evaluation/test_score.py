@@ -18,11 +18,11 @@ from bonsai_quant.evaluation.contact_sheet import Cell, Row, check_png, draw_gri
 from bonsai_quant.evaluation.gallery import (
     Gallery,
     Marks,
-    by_chance,
+    chance_marks,
     judge,
     make_task,
+    other_prompts,
     shrink,
-    strangers,
 )
 from bonsai_quant.evaluation.scenes.draw import draw
 from bonsai_quant.evaluation.scenes.layout import compose
@@ -125,12 +125,12 @@ def test_prompts_and_seeds_of_a_small_task_begin_those_of_a_large_one():
 
 def test_strangers_say_something_else():
     asked = make_task(MINI, "test", 50, 1, 0).prompts
-    donors = strangers(asked, 0)
+    donors = other_prompts(asked, 0)
     assert sorted(donors) == list(range(len(asked)))
     assert all(asked[d].meaning != p.meaning for d, p in zip(donors, asked, strict=True))
-    assert np.array_equal(donors, strangers(asked, 0))
+    assert np.array_equal(donors, other_prompts(asked, 0))
     same = [Prompt("a circle", Meaning("colors", (Want("circle"),)))] * 4
-    assert strangers(same, 0) is None
+    assert other_prompts(same, 0) is None
 
 
 def test_pictures_are_shrunk_by_means():
@@ -147,7 +147,7 @@ def gallery(name, *, other=False, images=2, per_category=8):
     """Pictures of each prompt, or each of another prompt."""
     task = make_task(MINI, "test", per_category, images, 0)
     rng, n = np.random.default_rng(0), len(task.prompts)
-    shown = [strangers(task.prompts, 1, k) if other else range(n) for k in range(images)]
+    shown = [other_prompts(task.prompts, 1, k) if other else range(n) for k in range(images)]
     meanings = [[task.prompts[order[i]].meaning for order in shown] for i in range(n)]
     pictures = np.stack([[draw(compose(m, SMALL, rng), 64) for m in row] for row in meanings])
     return Gallery(name, task, pictures, judge(pictures, task.prompts, SMALL))
@@ -155,7 +155,7 @@ def gallery(name, *, other=False, images=2, per_category=8):
 
 def test_true_pictures_pass_and_those_of_other_captions_are_worth_nothing():
     right, wrong = gallery("right"), gallery("wrong", other=True)
-    luck = by_chance(right)
+    luck = chance_marks(right)
     assert luck.passed.mean() < 0.1
     result = compare(wrong, right)
     assert result.reference.overall.score.value > 0.98

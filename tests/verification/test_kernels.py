@@ -16,6 +16,7 @@ import pytest
 
 from bonsai_quant.quantization.packing import pack
 from bonsai_quant.verification.kernels import gemlite, gemlite_process, mlx, probe
+from bonsai_quant.verification.kernels.gemlite_layer import GemliteLayer, expected_metadata
 from bonsai_quant.verification.kernels.result import KernelCheck
 
 TERNARY, BINARY = 2, 1
@@ -44,12 +45,12 @@ def mlx_layer(codes: np.ndarray, scale: np.ndarray, bits: int) -> mlx.MlxLayer:
     return mlx.MlxLayer("layer", pack(codes, bits).view("<u4"), *as_bf16, bits)
 
 
-def gemlite_layer(codes: np.ndarray, scale: np.ndarray, bits: int) -> gemlite.GemliteLayer:
+def gemlite_layer(codes: np.ndarray, scale: np.ndarray, bits: int) -> GemliteLayer:
     """As a gemlite pack stores it."""
     step = scale if bits == TERNARY else 2 * scale
     arrays = [np.ascontiguousarray(a.T) for a in (pack(codes, bits), step, -scale)]
     shape = np.array(codes.shape, np.int32)
-    return gemlite.GemliteLayer("layer", *arrays, gemlite.expected_metadata(bits), shape)
+    return GemliteLayer("layer", *arrays, expected_metadata(bits), shape)
 
 
 def swap_nibbles(packed: np.ndarray) -> np.ndarray:
@@ -141,7 +142,7 @@ def test_mlx_is_not_called_where_it_would_end_the_process(
     assert says in check.reason
 
 
-GEMLITE_FAULTS: dict[str, Callable[[gemlite.GemliteLayer], gemlite.GemliteLayer]] = {
+GEMLITE_FAULTS: dict[str, Callable[[GemliteLayer], GemliteLayer]] = {
     "nibbles swapped": lambda a: replace(a, W_q=swap_nibbles(a.W_q)),
     "one code flipped": lambda a: replace(a, W_q=flip_one_code(a.W_q)),
     "zeros one step off": lambda a: replace(a, zeros=a.zeros * np.float32(1 + 2**-7)),
@@ -200,7 +201,7 @@ def test_gemlite_packs_the_same_bytes(bits: int) -> None:
     codes, scale, _ = random_layer(96, 256, bits)
     check = gemlite.pack_oracle(gemlite_layer(codes, scale, bits), codes, scale)
     assert check.passed, check.reason
-    assert str(gemlite.expected_metadata(bits).tolist()) in check.reason
+    assert str(expected_metadata(bits).tolist()) in check.reason
 
 
 def test_gemlite_counts_the_bytes_that_it_packs_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

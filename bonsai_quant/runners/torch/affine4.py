@@ -50,7 +50,7 @@ class FourBitLinear(RowsLinear):
 
 
 class FourBitEmbedding(nn.Module):  # type: ignore[misc]
-    """The same for words; what is looked up comes in `dtype`."""
+    """The same for an embedding, which gives `dtype`."""
 
     def __init__(self, parts: tuple[torch.Tensor, ...], dtype: torch.dtype) -> None:
         super().__init__()
@@ -77,16 +77,18 @@ def load_four_bit(folder: Path, dtype: torch.dtype) -> Qwen3Model:
     from transformers import Qwen3Config, Qwen3Model
     from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
-    said = read_json(folder / "config.json")
-    how = said.get("quantization") if isinstance(said, dict) else None
-    if not isinstance(how, dict) or (how.get("bits"), how.get("group_size")) != (BITS, GROUP):
+    stored = read_json(folder / "config.json")
+    scheme = stored.get("quantization") if isinstance(stored, dict) else None
+    if not isinstance(scheme, dict) or (
+        (scheme.get("bits"), scheme.get("group_size")) != (BITS, GROUP)
+    ):
         raise Unsupported(
-            f"is quantized as {str(how)[:80]}; {BITS} bits and groups of {GROUP} are read",
+            f"is quantized as {str(scheme)[:80]}; {BITS} bits and groups of {GROUP} are read",
             where=str(folder / "config.json"),
             hint="pass --pipeline FOLDER with the original, or --backend mlx",
         )
-    config = Qwen3Config.from_dict({k: v for k, v in said.items() if "quantization" not in k})
-    # What comes after the last layer that is read does not matter; the very last is normed.
+    config = Qwen3Config.from_dict({k: v for k, v in stored.items() if "quantization" not in k})
+    # Layers after the last that is read are left out; one more stays, for the last is normed.
     config.num_hidden_layers = min(config.num_hidden_layers, READ_LAYERS[-1] + 1)
     config.layer_types = (config.layer_types or [])[: config.num_hidden_layers] or None
     with torch.device("meta"):

@@ -19,7 +19,7 @@ from .packed_linear import AT_ONCE, RowsLinear
 
 
 def in_chunks(model: nn.Module) -> nn.Module:
-    """Let a packed transformer's blocks compute so."""
+    """Let the blocks of a packed transformer compute in chunks."""
     for block in model.transformer_blocks:
         for name in ("ff", "ff_context"):
             forward = getattr(block, name)
@@ -62,9 +62,9 @@ class ChunkedSelfAttention:
             apply_rotary_emb(norm(h), image_rotary_emb, sequence_dim=1)
             for norm, h in ((attn.norm_q, q), (attn.norm_k, k))
         )
-        seen = dispatch_attention_fn(q, k, v, attn_mask=attention_mask)
-        joined[..., :width] = seen.flatten(2, 3)
-        del q, k, v, seen
+        attended = dispatch_attention_fn(q, k, v, attn_mask=attention_mask)
+        joined[..., :width] = attended.flatten(2, 3)
+        del q, k, v, attended
         gated(wide, x, 3 * width, joined[..., width:])
         return attn.to_out(joined)
 

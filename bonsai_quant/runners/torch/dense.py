@@ -1,6 +1,6 @@
-"""Stock diffusers on a pack's decoded weights: the yardstick of every runner, in float32.
+"""diffusers itself on a pack's decoded weights, in float32: the reference for every runner.
 
-Many pictures at once, everything in memory. What is run is what every format says, bit for bit.
+Many pictures at once, everything in memory. The weights are those of every format, bit for bit.
 """
 
 from __future__ import annotations
@@ -123,13 +123,13 @@ def paint_dense(
     """
     import torch
 
-    made = [np.empty((0, settings.height, settings.width, 3), np.uint8)]
+    pictures = [np.empty((0, settings.height, settings.width, 3), np.uint8)]
     for at in range(0, len(prompts), batch):
         noise = [torch.Generator().manual_seed(seed) for seed in seeds[at : at + batch]]
         texts = list(prompts[at : at + batch])
         out = pipe(prompt=texts, generator=noise, output_type="np", **asdict(settings))
-        made.append(_as_bytes(out.images))
-    return np.concatenate(made)
+        pictures.append(_as_bytes(out.images))
+    return np.concatenate(pictures)
 
 
 def _as_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:

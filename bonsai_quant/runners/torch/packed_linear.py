@@ -72,7 +72,7 @@ class KeptLinear(RowsLinear):
 
 
 class KeptEmbedding(nn.Module):  # type: ignore[misc]
-    """weight: [words, width] in 16 bits; looked up and then made float32."""
+    """weight: [vocabulary, width] in 16 bits; looked up and then made float32."""
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()

@@ -36,8 +36,8 @@ def _by_hqq(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module
     require(HQQ, "gemlite")
     if not (folder / "qmodel.pt").is_file():
         raise BadInput("has no qmodel.pt", where=str(folder), hint="fetch the pack again")
-    said = read_json(folder / "config.json")
-    if not isinstance(said, dict) or said.get("architectures") != ["Qwen3ForCausalLM"]:
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or config.get("architectures") != ["Qwen3ForCausalLM"]:
         raise Unsupported("is no Qwen3 text encoder", where=str(folder / "config.json"))
     from hqq.models.hf.base import AutoHQQHFModel
 

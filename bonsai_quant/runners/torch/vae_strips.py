@@ -98,7 +98,7 @@ class StripEnd(nn.Module):  # type: ignore[misc]
 
 
 def in_strips(decoder: nn.Module) -> nn.Module:
-    """diffusers' decoder, its modules replaced where they are what is known here."""
+    """diffusers' decoder, its modules replaced where they are of the kinds above."""
     from diffusers.models.resnet import ResnetBlock2D
     from diffusers.models.upsampling import Upsample2D
 

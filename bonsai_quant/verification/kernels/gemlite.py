@@ -12,11 +12,11 @@ takes that for channel-wise scaling and stores zeros another way: the oracle nee
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .gemlite_layer import ACCUMULATOR, GemliteLayer, malformed
 from .gemlite_process import ChildAnswer, run_child
 from .probe import GROUP, dot_limit, probe_rows, product, relative, worst
 from .result import KernelCheck, Status
@@ -31,45 +31,9 @@ PARTIAL = 16
 F16_UNIT = 2.0**-11
 F16_SMALLEST = 2.0**-24
 F32_UNIT = 2.0**-24
-ACCUMULATOR = 7
-"""Place of the accumulator's type in the metadata: 0 fp32, or 1 fp16 where that GPU is faster."""
-SCALES = 8
-"""Place of the scales' type there."""
-HALF = 1
 
-Pair = tuple["GemliteLayer", np.ndarray]
+Pair = tuple[GemliteLayer, np.ndarray]
 """A layer and its reference weight: [out, in] float32."""
-
-
-@dataclass(frozen=True, eq=False)
-class GemliteLayer:
-    """One linear as stored: the five leaves of state_dict.pt.
-
-    W_q: [in * bits / 8, out] uint8; scales, zeros: [in / 128, out] float32 or float16;
-    metadata: [12] int32; orig_shape: [2] int32, out and in.
-    """
-
-    name: str
-    W_q: np.ndarray
-    scales: np.ndarray
-    zeros: np.ndarray
-    metadata: np.ndarray
-    orig_shape: np.ndarray
-
-    @property
-    def bits(self) -> int:
-        """Bits of a code, from the shapes alone."""
-        return int(8 * self.W_q.shape[0] // max(1, GROUP * self.scales.shape[0]))
-
-    def leaves(self) -> dict[str, np.ndarray]:
-        """The arrays by their names in state_dict.pt."""
-        names = ("W_q", "scales", "zeros", "metadata", "orig_shape")
-        return {name: np.ascontiguousarray(getattr(self, name)) for name in names}
-
-
-def expected_metadata(bits: int) -> np.ndarray:
-    """[12] int32: fp16 in and out, fp32 sums and scales, weight = code * scale + zero."""
-    return np.array([0, bits, GROUP, 2**bits - 1, 8 // bits, 1, 1, 0, 0, 0, 4, 1], np.int32)
 
 
 def corner(layer: GemliteLayer, reference: np.ndarray, rows: int, width: int) -> Pair:
@@ -112,19 +76,19 @@ def check_layers(
 
     size: rows and inputs of a corner; a layer is first checked whole for shapes and metadata.
     """
-    malformed = [_malformed(layer, reference) for layer, reference in pairs]
+    problems = [malformed(layer, reference) for layer, reference in pairs]
     corners = [
-        pair if wrong else corner(*pair, *size)
-        for pair, wrong in zip(pairs, malformed, strict=True)
+        pair if problem else corner(*pair, *size)
+        for pair, problem in zip(pairs, problems, strict=True)
     ]
     inputs = [probe_rows(reference.shape[1], seed=seed) for _, reference in corners]
     tasks = [
-        {} if wrong or not reference.size else {**layer.leaves(), "x": x.astype(np.float16)}
-        for (layer, reference), x, wrong in zip(corners, inputs, malformed, strict=True)
+        {} if problem or not reference.size else {**layer.leaves(), "x": x.astype(np.float16)}
+        for (layer, reference), x, problem in zip(corners, inputs, problems, strict=True)
     ]
     answer = run_child(tasks, timeout_s=timeout_s)
     return [
-        _refused(layer, answer, malformed[k])
+        _refused(layer, answer, problems[k])
         if not tasks[k] or answer.status != "passed"
         else _compare(layer, reference, inputs[k], answer, answer.outputs[k])
         for k, (layer, reference) in enumerate(corners)
@@ -157,46 +121,17 @@ def pack_oracle(
     if answer.status != "passed":
         return _refused(layer, answer)
     ours, theirs = layer.leaves(), answer.outputs[0]
-    differing = {name: _bytes_apart(ours[name], theirs[name]) for name in ours}
+    differing = {name: _differing_bytes(ours[name], theirs[name]) for name in ours}
     total = sum(differing.values())
     where = ", ".join(f"{n} bytes of {name}" for name, n in differing.items() if n)
-    says = f"metadata {theirs['metadata'].tolist()}, {answer.where}"
-    reason = f"differs from pack() in {where}; {says}" if total else f"same bytes as pack(); {says}"
+    details = f"metadata {theirs['metadata'].tolist()}, {answer.where}"
+    reason = (
+        f"differs from pack() in {where}; {details}"
+        if total
+        else f"same bytes as pack(); {details}"
+    )
     status: Status = "failed" if total else "passed"
     return KernelCheck("gemlite", answer.version, layer.name, status, float(total), 0.0, reason)
-
-
-def _malformed(layer: GemliteLayer, reference: np.ndarray) -> str:
-    """What in a layer would make a kernel read past the end of an array; empty if nothing."""
-    out, width = reference.shape
-    meta, bits = (width // GROUP, out), layer.bits
-    real = np.float16 if layer.scales.dtype == np.float16 else np.float32
-    expected = {
-        "W_q": ((width * bits // 8, out), np.uint8),
-        "scales": (meta, real),
-        "zeros": (meta, real),
-        "metadata": ((12,), np.int32),
-        "orig_shape": ((2,), np.int32),
-    }
-    for name, (shape, dtype) in expected.items():
-        array = getattr(layer, name)
-        if array.shape != shape or array.dtype != dtype:
-            found = f"{array.dtype} {list(array.shape)}"
-            return f"{name} is {found}, expected {np.dtype(dtype)} {list(shape)}"
-    if bits not in (1, 2) or width % GROUP or layer.orig_shape.tolist() != [out, width]:
-        return f"{bits} bits, orig_shape {layer.orig_shape.tolist()}, expected {[out, width]}"
-    return _wrong_metadata(layer.metadata, bits, HALF if real == np.float16 else 0)
-
-
-def _wrong_metadata(found: np.ndarray, bits: int, of_scales: int) -> str:
-    """Where metadata differs from what gemlite stores; either type of accumulator is right."""
-    expected = expected_metadata(bits)
-    expected[SCALES] = of_scales
-    if found[ACCUMULATOR] in (0, 1):
-        expected[ACCUMULATOR] = found[ACCUMULATOR]
-    if np.array_equal(found, expected):
-        return ""
-    return f"metadata is {found.tolist()}, expected {expected.tolist()}"
 
 
 def _compare(
@@ -207,11 +142,11 @@ def _compare(
     outputs: dict[str, np.ndarray],
 ) -> KernelCheck:
     """The worst of all kernels' outputs, each [rows, out] float16, against the float64 product."""
-    want = product(x, reference)
+    expected = product(x, reference)
     limit = _limit(x, reference, half_sums=bool(layer.metadata[ACCUMULATOR]))
-    found = {name: worst(got, want, limit) for name, got in outputs.items()}
-    name = max(found, key=lambda n: found[n][0] / found[n][1])
-    error, tolerance = found[name]
+    errors = {name: worst(y, expected, limit) for name, y in outputs.items()}
+    name = max(errors, key=lambda n: errors[n][0] / errors[n][1])
+    error, tolerance = errors[name]
     out, width = reference.shape
     where = f"{out} x {width}, {len(x)} inputs, {answer.where}"
     if error > tolerance:
@@ -221,7 +156,7 @@ def _compare(
         )
     reason = (
         f"{', '.join(outputs)}: within fp16 rounding, "
-        f"relative error {relative(outputs[name], want):.1e}; {where}"
+        f"relative error {relative(outputs[name], expected):.1e}; {where}"
     )
     return KernelCheck("gemlite", answer.version, layer.name, "passed", error, tolerance, reason)
 
@@ -244,7 +179,7 @@ def _limit(x: np.ndarray, weight: np.ndarray, *, half_sums: bool) -> np.ndarray:
     return limit
 
 
-def _bytes_apart(ours: np.ndarray, theirs: np.ndarray) -> int:
+def _differing_bytes(ours: np.ndarray, theirs: np.ndarray) -> int:
     """Bytes that differ; all of them where type or shape differ."""
     if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
         return max(ours.nbytes, theirs.nbytes)
@@ -252,9 +187,9 @@ def _bytes_apart(ours: np.ndarray, theirs: np.ndarray) -> int:
     return int(np.count_nonzero(a != b))
 
 
-def _refused(layer: GemliteLayer, answer: ChildAnswer, malformed: str = "") -> KernelCheck:
+def _refused(layer: GemliteLayer, answer: ChildAnswer, problem: str = "") -> KernelCheck:
     """A layer that no kernel has seen: it is malformed, too small, or there is no kernel here."""
     few = f"gemlite takes at least {ROWS_STEP} rows and {GROUP} inputs"
-    reason = malformed or answer.reason or few
-    status: Status = "failed" if malformed else "not run"
+    reason = problem or answer.reason or few
+    status: Status = "failed" if problem else "not run"
     return KernelCheck("gemlite", answer.version, layer.name, status, None, None, reason)

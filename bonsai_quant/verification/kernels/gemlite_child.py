@@ -48,8 +48,8 @@ class StandIn:
         return lambda _call, quantiles: [0.0 for _ in quantiles]
 
 
-def main(given: str, taken: str) -> None:
-    """Run all tasks of the file `given`, write what comes out to the file `taken`."""
+def main(tasks_file: str, outputs_file: str) -> None:
+    """Run all tasks of a file, write their outputs to another."""
     answer, sys.stdout = sys.stdout, sys.stderr  # libraries print too
     try:
         where, device = _import_gemlite()
@@ -57,10 +57,10 @@ def main(given: str, taken: str) -> None:
         print(json.dumps({"not_run": f"gemlite cannot run here ({error})"}), file=answer)
         return
     outputs: dict[str, np.ndarray] = {}
-    for index, task in _tasks(given).items():
+    for index, task in _tasks(tasks_file).items():
         done = _run(task, device) if "x" in task else _pack(task)
         outputs |= {f"{index}/{name}": array for name, array in done.items()}
-    np.savez(taken, allow_pickle=False, **outputs)
+    np.savez(outputs_file, allow_pickle=False, **outputs)
     print(json.dumps({"where": where}), file=answer)
 
 
@@ -98,10 +98,10 @@ def _stand_in() -> None:
     triton.runtime.driver.set_active(StandIn())
 
 
-def _tasks(given: str) -> dict[int, dict[str, np.ndarray]]:
+def _tasks(tasks_file: str) -> dict[int, dict[str, np.ndarray]]:
     """The file's arrays by task."""
     tasks: dict[int, dict[str, np.ndarray]] = {}
-    with np.load(given, allow_pickle=False) as arrays:
+    with np.load(tasks_file, allow_pickle=False) as arrays:
         for key, array in arrays.items():
             index, name = key.split("/", 1)
             tasks.setdefault(int(index), {})[name] = array

@@ -42,24 +42,26 @@ def run_child(tasks: Sequence[Task], *, timeout_s: float) -> ChildAnswer:
     if not any(tasks):
         return ChildAnswer("passed", version=version, outputs=[{} for _ in tasks])
     with tempfile.TemporaryDirectory(prefix="bonsai-gemlite-") as folder:
-        given, taken = Path(folder) / "tasks.npz", Path(folder) / "outputs.npz"
-        np.savez(given, allow_pickle=False, **_flat(tasks))
+        tasks_file, outputs_file = Path(folder) / "tasks.npz", Path(folder) / "outputs.npz"
+        np.savez(tasks_file, allow_pickle=False, **_flat(tasks))
         try:
-            answer = ask(CHILD, (str(given), str(taken)), timeout_s=timeout_s)
+            answer = ask(CHILD, (str(tasks_file), str(outputs_file)), timeout_s=timeout_s)
         except subprocess.TimeoutExpired:
             return ChildAnswer("not run", f"gemlite took more than {timeout_s:g} s", version)
         except ChildFailed as e:
             # It has run no kernel: what could upset one in a layer is checked before.
             return ChildAnswer("not run", f"gemlite {version} {e}", version)
-        return _read(answer, taken, len(tasks), version)
+        return _read(answer, outputs_file, len(tasks), version)
 
 
-def _read(answer: Mapping[str, str], taken: Path, n_tasks: int, version: str | None) -> ChildAnswer:
-    """answer: where the kernels ran, or why they did not.  taken: a file with the arrays."""
+def _read(
+    answer: Mapping[str, str], outputs_file: Path, n_tasks: int, version: str | None
+) -> ChildAnswer:
+    """answer: where the kernels ran, or why they did not.  outputs_file: has the arrays."""
     if "not_run" in answer:
         return ChildAnswer("not run", f"{answer['not_run']}: {INSTALL}", version)
     outputs: list[Task] = [{} for _ in range(n_tasks)]
-    with np.load(taken, allow_pickle=False) as arrays:
+    with np.load(outputs_file, allow_pickle=False) as arrays:
         for key, array in arrays.items():
             index, name = key.split("/", 1)
             outputs[int(index)][name] = array

@@ -111,8 +111,8 @@ def _malformed(layer: MlxLayer, reference: np.ndarray) -> str:
     }
     for name, (array, shape, dtype) in expected.items():
         if array.shape != shape or array.dtype != dtype:
-            found = f"{array.dtype} {list(array.shape)}"
-            return f"{name} is {found}, expected {np.dtype(dtype)} {list(shape)}"
+            actual = f"{array.dtype} {list(array.shape)}"
+            return f"{name} is {actual}, expected {np.dtype(dtype)} {list(shape)}"
     return f"in is {width}, not divisible by {GROUP}" if width % GROUP or not width else ""
 
 
@@ -127,8 +127,8 @@ def _dequantize_errors(layer: MlxLayer, reference: np.ndarray) -> np.ndarray:
         decoded = np.array(weight.astype(mx.float32, stream=mx.cpu))
         wrong = decoded != reference[rows]
         errors.append(np.abs(decoded[wrong] - reference[rows][wrong]))
-    found: np.ndarray = np.nan_to_num(np.concatenate(errors), nan=np.inf)
-    return found
+    distances: np.ndarray = np.nan_to_num(np.concatenate(errors), nan=np.inf)
+    return distances
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
@@ -149,14 +149,14 @@ def _check_products(
         ("float32", layer, reference, x, F32_UNIT),
     )
     for dtype, part, weight, inputs, unit in runs:
-        got, want = _matmul(part, inputs, dtype), product(inputs, weight)
-        error, limit = worst(got, want, dot_limit(inputs, weight, unit))
+        y, expected = _matmul(part, inputs, dtype), product(inputs, weight)
+        error, limit = worst(y, expected, dot_limit(inputs, weight, unit))
         if error > limit:
             reason = f"{dtype} quantized_matmul off by {error:.3g}, rounding allows {limit:.3g}"
             return KernelCheck("mlx", version, layer.name, "failed", error, limit, reason)
     reason = (
         f"dequantize exact; {len(x)} inputs on {len(reference)} rows within n u sum|x w|: float32 "
-        f"u = 2^-24, relative error {relative(got, want):.1e}; bfloat16 u = 2^-8"
+        f"u = 2^-24, relative error {relative(y, expected):.1e}; bfloat16 u = 2^-8"
     )
     return KernelCheck("mlx", version, layer.name, "passed", error, limit, reason)
 

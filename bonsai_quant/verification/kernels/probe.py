@@ -52,12 +52,12 @@ def dot_limit(x: np.ndarray, weight: np.ndarray, unit: float) -> np.ndarray:
     return limit
 
 
-def worst(got: np.ndarray, want: np.ndarray, limit: np.ndarray) -> tuple[float, float]:
+def worst(actual: np.ndarray, expected: np.ndarray, limit: np.ndarray) -> tuple[float, float]:
     """Error and limit of the element that comes nearest to its limit, or passes it furthest.
 
-    got, want, limit: [rows, out]; a NaN or Inf in `got` is an infinite error.
+    actual, expected, limit: [rows, out]; a NaN or Inf in `actual` is an infinite error.
     """
-    error = np.abs(got.astype(np.float64) - want)
+    error = np.abs(actual.astype(np.float64) - expected)
     error = np.where(np.isfinite(error), error, np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(error == 0, 0.0, error / limit)
@@ -65,7 +65,7 @@ def worst(got: np.ndarray, want: np.ndarray, limit: np.ndarray) -> tuple[float, 
     return float(error[at]), float(limit[at])
 
 
-def relative(got: np.ndarray, want: np.ndarray) -> float:
-    """|got - want| / |want| over all elements; 0 where both are zero."""
-    distance = float(np.linalg.norm(got.astype(np.float64) - want))
-    return distance / (float(np.linalg.norm(want)) or 1.0)
+def relative(actual: np.ndarray, expected: np.ndarray) -> float:
+    """|actual - expected| / |expected| over all elements; 0 where both are zero."""
+    distance = float(np.linalg.norm(actual.astype(np.float64) - expected))
+    return distance / (float(np.linalg.norm(expected)) or 1.0)

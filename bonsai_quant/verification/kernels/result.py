@@ -1,4 +1,4 @@
-"""What one kernel said about one layer."""
+"""The result of one kernel on one layer."""
 
 from __future__ import annotations
 

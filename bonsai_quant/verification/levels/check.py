@@ -1,4 +1,4 @@
-"""One thing that was looked at, and what was found."""
+"""One thing that was checked, and the result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Status = Literal["passed", "failed", "not run", "measured"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """One thing that was checked.
 
     status: `measured` where there are figures and nothing that they must reach.
     detail: the first wrong thing, or the figures.  figures: the same for programs.

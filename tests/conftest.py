@@ -27,14 +27,14 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, python_s_own)
 
 
-PAINTING = {"standin", "standin_packs", "shipped"}
-"""Fixtures of whole pipelines: what asks for one, be it through another, loads torch and paints."""
+HEAVY = {"standin", "standin_packs", "shipped", "trained", "gemlite_checks"}
+"""Fixtures that load torch or Triton: what asks for one, be it through another, is heavy."""
 
 
 def pytest_collection_modifyitems(config, items):
-    """Tests that paint are heavy; slow tests run when asked for: `pytest -m slow`."""
+    """Tests with heavy fixtures are heavy; slow tests run when asked for: `pytest -m slow`."""
     for item in items:
-        if PAINTING & set(item.fixturenames):
+        if HEAVY & set(item.fixturenames):
             item.add_marker("heavy")
         if item.get_closest_marker("slow") and "slow" not in config.option.markexpr:
             item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))

@@ -348,7 +348,7 @@ def test_the_ladder_fills_its_page(truth, standin, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(root))
     from benchmarks import retention
 
-    monkeypatch.setattr(retention, "SAMPLES", 64)
+    monkeypatch.setattr(retention, "N_PROMPTS", 16)
     (tmp_path / "quality.md").write_text((root / "docs/quality.md").read_text())
     options = {
         "--source": standin,

@@ -133,7 +133,7 @@ def _settings(a: Pack, b: Pack) -> tuple[tuple[str, str, str], ...]:
         m = p.manifest
         said = {"base": p.info.base, "format": p.format.name}
         if m:
-            hashes = ", ".join(str(f["sha256"])[:12] for f in m.source.files)
+            hashes = ", ".join(f.sha256[:12] for f in m.source.files)
             said |= {
                 "solver": str(m.recipe.get("solver", "unknown")),
                 "source": hashes,

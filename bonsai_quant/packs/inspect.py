@@ -81,7 +81,7 @@ def _pack(pack: Pack) -> Inspection:
 
 
 def _source(m: Manifest) -> str:
-    return m.source.id or ", ".join(str(f["name"]) for f in m.source.files) or "unknown"
+    return m.source.id or ", ".join(f.name for f in m.source.files) or "unknown"
 
 
 def _checkpoint(path: Path) -> Inspection:

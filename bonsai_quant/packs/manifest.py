@@ -43,6 +43,15 @@ class ManifestFile(pydantic.BaseModel):
         return self
 
 
+class SourceFileRecord(pydantic.BaseModel):
+    """A file that the pack was made from. name: inside the source's folder."""
+
+    model_config = _STRICT
+    name: str
+    size: int = pydantic.Field(ge=0)
+    sha256: str = pydantic.Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class LoraRecord(pydantic.BaseModel):
     """A LoRA that was merged into the source before rounding. name: of its file.
 
@@ -74,9 +83,9 @@ class SourceRecord(pydantic.BaseModel):
     origin: str | None = None
     license: License | None = None
     layout: str
-    files: list[dict[str, Any]]
+    files: list[SourceFileRecord]
     lora: list[LoraRecord] = []
-    parts: list[dict[str, Any]] = []
+    parts: list[SourceFileRecord] = []
 
 
 class Counts(pydantic.BaseModel):
@@ -161,8 +170,8 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
 
 def conversion(manifest: Manifest) -> dict[str, Any]:
     """What all formats of one conversion have in common, and no other conversion has."""
-    said = manifest.model_dump(mode="json", exclude={"source": {"parts"}})
-    return {k: said[k] for k in ("base", "mode", "recipe", "source", "measured", "calibration")}
+    fields = manifest.model_dump(mode="json", exclude={"source": {"parts"}})
+    return {k: fields[k] for k in ("base", "mode", "recipe", "source", "measured", "calibration")}
 
 
 def is_foreign_manifest(folder: Path) -> bool:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from bonsai_quant.core.recipe import Recipe
 from bonsai_quant.core.schema import GROUP, FileRecord, LayerStats, PackInfo
@@ -15,7 +14,15 @@ from bonsai_quant.sources.checkpoint import Source
 from bonsai_quant.sources.license import read_license
 from bonsai_quant.sources.lora import Adapter
 
-from .manifest import Counts, LoraRecord, Manifest, ManifestFile, Measured, SourceRecord
+from .manifest import (
+    Counts,
+    LoraRecord,
+    Manifest,
+    ManifestFile,
+    Measured,
+    SourceFileRecord,
+    SourceRecord,
+)
 
 
 def bits_per_weight(format_name: str, info: PackInfo) -> float:
@@ -74,9 +81,9 @@ class Provenance:
     calibration: str | None = None
 
 
-def with_parts(made: Provenance, read: Sequence[Mapping[str, Any]]) -> Provenance:
-    """The same, with what was read of the source's other parts: name, size and sha256 each."""
-    source = made.source.model_copy(update={"parts": [dict(r) for r in read]})
+def with_parts(made: Provenance, read: Sequence[SourceFileRecord]) -> Provenance:
+    """The same, with the files read of the source's other components."""
+    source = made.source.model_copy(update={"parts": list(read)})
     return replace(made, source=source) if read else made
 
 
@@ -98,7 +105,9 @@ def source_record(
     source: Source, digests: dict[str, str], loras: Sequence[Adapter]
 ) -> SourceRecord:
     """digests: sha256 of every file read, by name."""
-    files = [{"name": f.name, "size": f.size, "sha256": digests[f.name]} for f in source.files]
+    files = [
+        SourceFileRecord(name=f.name, size=f.size, sha256=digests[f.name]) for f in source.files
+    ]
     return SourceRecord(
         id=source.id,
         revision=source.revision,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bonsai_quant.core.schema import FileRecord
+from bonsai_quant.packs.manifest import SourceFileRecord
 from bonsai_quant.sources.components import CLASS, INDEX, Components, PartFile, TextEncoder
 from bonsai_quant.sources.shards import INDEX_SUFFIX
 
@@ -64,10 +65,10 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What was written beside a transformer. read: name, size and sha256 of the source's files."""
+    """What was written beside a transformer. read: the source's files that it was made from."""
 
     files: tuple[FileRecord, ...] = ()
-    read: tuple[Mapping[str, Any], ...] = ()
+    read: tuple[SourceFileRecord, ...] = ()
 
 
 def encoder_files(parts: Components) -> tuple[PartFile, ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from bonsai_quant.core.schema import FileRecord
+from bonsai_quant.packs.manifest import SourceFileRecord
 from bonsai_quant.sources.components import PartFile
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.copy import copy_file
@@ -38,7 +38,7 @@ class _Work:
     staging: Staging
     prefix: str
     files: list[FileRecord] = field(default_factory=list)
-    read: dict[str, dict[str, Any]] = field(default_factory=dict)
+    read: dict[str, SourceFileRecord] = field(default_factory=dict)
 
     def copy(self, path: str, file: PartFile) -> None:
         size, sha256 = copy_file(self.staging, self.prefix + path, file.path)
@@ -71,4 +71,4 @@ class _Work:
     def _note(self, file: PartFile, sha256: str) -> None:
         """Check a file that was read whole, and note its hash."""
         file.check(sha256)
-        self.read[file.name] = {"name": file.name, "size": file.size, "sha256": sha256}
+        self.read[file.name] = SourceFileRecord(name=file.name, size=file.size, sha256=sha256)

@@ -66,7 +66,7 @@ def _check(pack: Pack, source: str, job: Job) -> Check:
     checks = Checks(zeros=False, magnitudes=False)
     digests = run(plan, compare, checks=checks, progress=job.progress)
     same_source = (
-        manifest is not None and {f["name"]: f["sha256"] for f in manifest.source.files} == digests
+        manifest is not None and {f.name: f.sha256 for f in manifest.source.files} == digests
     )
     return _conclude(subject, comparisons, same_source, manifest)
 

@@ -11,19 +11,23 @@ numbers depend only on (seed, its diffusers name, its shape), so both layouts ho
 whatever the order, the shards or the threads.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+if __package__:
+    from .make_parts import add_parts
+    from .synthetic_weights import draw_tensor
+else:  # started as a file: its own folder is where modules are looked for
+    from make_parts import add_parts
+    from synthetic_weights import draw_tensor
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
@@ -69,9 +73,6 @@ SINGLE = {
     "norm.query_norm": "attn.norm_q",
     "norm.key_norm": "attn.norm_k",
 }
-GAIN = 1.4  # times 1/sqrt(fan_in): std 0.025 at 3072 inputs, as in trained transformers
-SPREAD = 0.3  # sigma of the lognormal row and column scales
-CHUNK = 1 << 22  # weights drawn at a time; another value draws other weights
 WORKERS = min(4, os.cpu_count() or 1)
 
 
@@ -114,52 +115,6 @@ def draw_model(model: torch.nn.Module, dtype: torch.dtype, seed: int) -> dict[st
         return dict(zip(shapes, drawn, strict=True))
 
 
-def draw_tensor(name: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tensor:
-    """One tensor: [n] norm weights of about 1, or an [out, in] matrix."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    rng = np.random.Generator(np.random.PCG64DXSM(int.from_bytes(digest, "little")))
-    if len(shape) == 1:
-        return torch.from_numpy(1 + 0.1 * rng.standard_normal(shape)).to(dtype)
-    return _draw_matrix(rng, shape[0], shape[1], dtype)
-
-
-def _draw_matrix(
-    rng: np.random.Generator, n_out: int, n_in: int, dtype: torch.dtype
-) -> torch.Tensor:
-    """weight = row scale x column scale x heavy-tailed noise: [out, in], rms GAIN / sqrt(in)."""
-    rows = _unit_rms(np.exp(SPREAD * rng.standard_normal(n_out)))
-    cols = np.exp(SPREAD * rng.standard_normal(n_in))
-    loud = rng.choice(n_in, size=max(1, n_in // 512), replace=False)
-    cols[loud] *= rng.uniform(4, 8, len(loud))  # trained models have a few such input channels
-    cols = _unit_rms(cols) * np.float32(GAIN / np.sqrt(n_in))
-    weight = torch.empty(n_out, n_in, dtype=dtype)
-    step = max(1, CHUNK // n_in)
-    for start in range(0, n_out, step):
-        noise = rng.standard_normal((min(step, n_out - start), n_in), dtype=np.float32)
-        tails = rng.integers(0, 1 << 16, noise.shape, dtype=np.uint16)
-        noise *= _tail_factors().take(tails, mode="wrap")
-        noise *= rows[start : start + step, None]
-        weight[start : start + step] = torch.from_numpy(noise * cols)
-    return weight
-
-
-@cache
-def _tail_factors() -> np.ndarray:
-    """Equally likely factors that make normals half Gaussian, half Student t6: [65536] float32.
-
-    t = z sqrt(6/x) with x chi-square of 6 degrees, whose CDF is 1 - e^-h (1 + h + h^2/2), h = x/2.
-    """
-    x = np.linspace(0, 80, 800_001)
-    cdf = 1 - np.exp(-x / 2) * (1 + x / 2 + x**2 / 8)
-    student = np.sqrt(6 / np.interp((np.arange(1 << 15) + 0.5) / (1 << 15), cdf, x))
-    return _unit_rms(np.concatenate([np.ones(1 << 15), student]))
-
-
-def _unit_rms(scales: np.ndarray) -> np.ndarray:
-    """The same scales [n] with a mean square of 1, float32."""
-    return (scales / np.sqrt(np.mean(scales**2))).astype(np.float32)
-
-
 def write_diffusers(
     out: Path, model: torch.nn.Module, tensors: dict[str, torch.Tensor], shards: int | str | None
 ) -> Path:
@@ -192,11 +147,11 @@ def to_original(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The original's tensors: q, k, v fused; the last norm as (shift, scale)."""
     original = {}
     for key, parts in original_parts(tensors).items():
-        found = [tensors[part] for part in parts]
+        pieces = [tensors[part] for part in parts]
         if "adaLN_modulation" in key:  # diffusers holds (scale, shift)
-            found = found[0].chunk(2)[::-1]
+            pieces = pieces[0].chunk(2)[::-1]
         # cat copies, so only where needed: a mapped file is then renamed in little memory
-        original[key] = found[0] if len(found) == 1 else torch.cat(found)
+        original[key] = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     return original
 
 
@@ -248,8 +203,6 @@ def main(out: Path, size: str, layout: str, dtype: str, shards: str | None, seed
     else:
         make(out, size, layout=layout, dtype=dtype, shards=limit, seed=seed)
     if pipeline:
-        from make_parts import add_parts
-
         add_parts(out, seed)
     click.echo(out)
 

@@ -14,12 +14,16 @@ from pathlib import Path
 
 import click
 import torch
-from make_checkpoint import draw_tensor
 
 from bonsai_quant.core.schema import TensorSpec
 from bonsai_quant.sources.components.text_encoder import shapes
 from bonsai_quant.sources.shipped import DATA
 from bonsai_quant.storage.containers.safetensors import build_header
+
+if __package__:
+    from .synthetic_weights import draw_tensor
+else:  # started as a file: its own folder is where modules are looked for
+    from synthetic_weights import draw_tensor
 
 QWEN3_4B = {
     "vocab_size": 151936,

@@ -210,12 +210,12 @@ KINDS: tuple[tuple[Callable[[random.Random], str], int], ...] = (
 
 def prompts(seed: int = 0) -> list[str]:
     """Every kind as often as KINDS says, no line twice, shuffled."""
-    r, made = random.Random(seed), {}
+    r, unique = random.Random(seed), {}
     for kind, n in KINDS:
-        enough = len(made) + n
-        while len(made) < enough:
-            made.setdefault(kind(r))
-    lines = list(made)
+        enough = len(unique) + n
+        while len(unique) < enough:
+            unique.setdefault(kind(r))
+    lines = list(unique)
     r.shuffle(lines)
     return lines
 

@@ -5,12 +5,9 @@ Every part goes on where it was stopped, and takes a GPU if there is one.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 PARTS = ("autoencoder", "decoder", "encoder", "latents", "teacher", "distill", "assemble")
 
@@ -26,12 +23,13 @@ def main(part: str, size: str, out: Path, seed: int, threads: int | None) -> Non
     import importlib
 
     import torch
-    from mini.sizes import SIZES
 
     if threads:
         torch.set_num_threads(threads)
+    package = f"{__package__}.mini" if __package__ else "mini"
+    sizes = importlib.import_module(f"{package}.sizes").SIZES
     for name in PARTS if part == "all" else (part,):
-        importlib.import_module(f"mini.{name}").train(SIZES[size], out, seed)
+        importlib.import_module(f"{package}.{name}").train(sizes[size], out, seed)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,15 +11,21 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-
-from mini import assemble, autoencoder, decoder, distill, encoder, latents, teacher  # noqa: E402
-from mini.muon import orthogonal  # noqa: E402
-from mini.sizes import SIZES, Stage  # noqa: E402
+from tools.mini import (  # noqa: E402
+    assemble,
+    autoencoder,
+    decoder,
+    distill,
+    encoder,
+    latents,
+    teacher,
+)
+from tools.mini.muon import orthogonal  # noqa: E402
+from tools.mini.sizes import SIZES, Stage  # noqa: E402
 
 TINY = replace(
     SIZES["small"], channels=(8, 8, 16, 16), norm_groups=2, latents=4, width=16, heads=1, double=1,
-    single=1, scenes=50, paths=4, exam=1, autoencoder=Stage(2, 2, 1e-3),
+    single=1, scenes=50, paths=4, dev_captions=1, autoencoder=Stage(2, 2, 1e-3),
     decoder=Stage(2, 2, 1e-3), encoder=Stage(2, 4, 1e-3),
     teacher=Stage(4, 4, 1e-3), distill=Stage(2, 4, 1e-4),
 )  # fmt: skip
@@ -74,7 +78,7 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(trained, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(teacher, "update", stopping)
-        patch.setattr("mini.run.SAVE_EVERY", 0.0)
+        patch.setattr("tools.mini.run.SAVE_EVERY", 0.0)
         with pytest.raises(Stopped):
             teacher.train(TINY, tmp_path, 0)
     teacher.train(TINY, tmp_path, 0)

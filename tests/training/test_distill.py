@@ -100,7 +100,7 @@ def test_the_average_is_what_its_equation_says():
         decay = min(0.9, (1 + step) / (10 + step))
         said = decay * said + (1 - decay) * step
     assert average.values["weight"].tolist() == [[pytest.approx(said)] * 2]
-    with average.shown():
+    with average.swapped_in():
         assert float(model.weight.detach()[0, 0]) == pytest.approx(said)
     assert float(model.weight.detach()[0, 0]) == 29
 

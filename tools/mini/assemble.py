@@ -15,8 +15,8 @@ from diffusers import (
 from transformers import Qwen3ForCausalLM
 
 from .encoder import tokenizer
-from .exam import SCHEDULER
 from .sizes import Size
+from .validation import SCHEDULER
 
 
 def train(size: Size, out: Path, seed: int) -> None:

@@ -18,18 +18,18 @@ from bonsai_quant.evaluation.scenes.world import CATEGORIES
 
 from .autoencoder import decode
 from .encoder import empty_caption
-from .exam import Validation, paint, sigmas
 from .latents import Samples, training_meanings
 from .run import Run, device, schedule
 from .sizes import Size
 from .teacher import Velocity, average_of, optimizers, update
+from .validation import Validation, paint, sigmas
 
 STEPS = 4
 WALK = 3
 """Steps of the teacher in one of the student's."""
 
 GUIDANCE = 2.0
-EXAM_EVERY = 100
+VALIDATE_EVERY = 100
 
 
 def train(size: Size, out: Path, seed: int) -> None:
@@ -38,7 +38,7 @@ def train(size: Size, out: Path, seed: int) -> None:
     teacher = Flux2Transformer2DModel.from_pretrained(out / "teacher" / "transformer")
     states, captions, weights = _paths(size, teacher, samples, out, seed)
     student = Velocity(teacher, size).to(device()).train()
-    average, exam = average_of(student, 0.98), Validation(size, out, seed)
+    average, validation = average_of(student, 0.98), Validation(size, out, seed)
     optims = optimizers(student, stage.rate)
     parts = {f"optimizer{i}": o for i, o in enumerate(optims)}
     run = Run(out / "distill", stage.steps, seed, model=student, average=average, **parts)
@@ -55,8 +55,8 @@ def train(size: Size, out: Path, seed: int) -> None:
         update(student, optims, loss, stage.rate * rate(step))
         average.update_parameters(student)
         run.note(loss=loss, every=20)
-        if run.due(EXAM_EVERY):
-            exam.sit(run, average.module, {"s4": (STEPS, 1.0)})
+        if run.ends_round(VALIDATE_EVERY):
+            validation.measure(run, average.module, {"s4": (STEPS, 1.0)})
     average.module.transformer.save_pretrained(out / "distill" / "transformer")
 
 
@@ -79,16 +79,16 @@ def _paths(
             continue
         torch.manual_seed(seed * 1_000_003 + 500_000 + i)
         pictures = torch.randint(len(samples.latents), (size.distill.batch,))
-        said = samples.meanings[pictures.to(samples.meanings.device)]
-        captions = samples.wording(said)
+        wanted = samples.meanings[pictures.to(samples.meanings.device)]
+        captions = samples.wording(wanted)
         noise = torch.randn(len(captions), *samples.latents.shape[1:]).to(device())
         states = paint(
             model, noise, samples.states[captions], levels, guidance=GUIDANCE, empty=empty
         )
-        told = [meanings[j] for j in said.tolist()]
+        asked = [meanings[j] for j in wanted.tolist()]
         images = decode(vae, states[-1])
-        right = [check(x, m, size.world).passed for x, m in zip(images, told, strict=True)]
-        kinds = [CATEGORIES.index(m.category) for m in told]
+        right = [check(x, m, size.world).passed for x, m in zip(images, asked, strict=True)]
+        kinds = [CATEGORIES.index(m.category) for m in asked]
         kept = torch.stack(states[::WALK], 1).half().cpu()
         torch.save((kept, captions.cpu(), torch.tensor(kinds), torch.tensor(right)), path)
     files = [torch.load(f, weights_only=True) for f in sorted(folder.glob("*.pt"))]

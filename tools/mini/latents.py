@@ -56,9 +56,9 @@ def _chunk(world: World, vae: AutoencoderKLFlux2, seed: tuple[int, ...]) -> dict
 
 def captions(size: Size, out: Path) -> dict[str, torch.Tensor]:
     """states [captions + 1, tokens, joint], the last of an empty one; first, count: by meaning."""
-    said = [phrasings(m) for m in training_meanings(size.world)]
-    counts = torch.tensor([len(s) for s in said])
-    states = captions_of([*(t for s in said for t in s), ""], size, out).cpu()
+    wordings = [phrasings(m) for m in training_meanings(size.world)]
+    counts = torch.tensor([len(w) for w in wordings])
+    states = captions_of([*(t for w in wordings for t in w), ""], size, out).cpu()
     return {"states": states, "first": counts.cumsum(0) - counts, "count": counts}
 
 
@@ -77,9 +77,9 @@ class Samples:
         """Read what `train` wrote."""
         files = sorted((out / "latents").glob("[0-9]*.pt"))
         chunks = [torch.load(f, weights_only=True) for f in files]
-        said = torch.load(out / "latents" / "captions.pt", weights_only=True)
+        captions = torch.load(out / "latents" / "captions.pt", weights_only=True)
         joined = (torch.cat([c[name] for c in chunks]) for name in ("latents", "meanings"))
-        parts = (*joined, said["states"], said["first"], said["count"])
+        parts = (*joined, captions["states"], captions["first"], captions["count"])
         return cls(*(p.to(device()) for p in parts))
 
     def draw(self, batch: int, *, drop: float) -> tuple[torch.Tensor, torch.Tensor]:

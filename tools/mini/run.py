@@ -56,7 +56,7 @@ class Run:
         bar.close()
         self.save()
 
-    def due(self, every: int) -> bool:
+    def ends_round(self, every: int) -> bool:
         """Whether the step that is being taken ends a round of so many, or the run."""
         done = self.step + 1
         return done % every == 0 or done == self.steps

@@ -24,7 +24,7 @@ class Size:
     words: longest prompt with its chat template, in tokens.  width: of the text encoder.
     heads, double, single: of the transformer; a head is 128 wide.
     scenes: pictures in the training set.  paths: of the teacher, from which the student learns.
-    exam: dev captions of each category that are painted now and then.
+    dev_captions: of each category, painted in every validation.
     """
 
     world: World
@@ -38,7 +38,7 @@ class Size:
     single: int
     scenes: int
     paths: int
-    exam: int
+    dev_captions: int
     autoencoder: Stage
     decoder: Stage
     encoder: Stage
@@ -63,7 +63,7 @@ SMALL_SIZE = Size(
     single=4,
     scenes=30_000,
     paths=5_120,
-    exam=25,
+    dev_captions=25,
     autoencoder=Stage(3_600, 16, 1.5e-3),
     decoder=Stage(500, 16, 5e-4),
     encoder=Stage(500, 48, 2e-3),
@@ -86,7 +86,7 @@ SIZES = {
         single=6,
         scenes=400_000,
         paths=131_072,
-        exam=50,
+        dev_captions=50,
         autoencoder=Stage(20_000, 64, 1e-3),
         decoder=Stage(4_000, 64, 3e-4),
         encoder=Stage(8_000, 256, 1e-3),

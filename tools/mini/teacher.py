@@ -11,11 +11,11 @@ import torch
 from diffusers import Flux2Transformer2DModel
 from torch import nn
 
-from .exam import Validation
 from .latents import Samples
 from .muon import Muon
 from .run import Run, device, schedule
 from .sizes import Size
+from .validation import Validation
 
 SHIFT = 6.0
 """Noise levels are drawn as shift u / (1 + (shift - 1) u): composition is decided in much noise."""
@@ -23,7 +23,7 @@ SHIFT = 6.0
 DROP = 0.1
 """Share of captions left empty, for guidance."""
 
-EXAM_EVERY = 250
+VALIDATE_EVERY = 250
 
 
 def build(size: Size) -> Flux2Transformer2DModel:
@@ -106,11 +106,11 @@ def average_of(model: nn.Module, decay: float = 0.998) -> torch.optim.swa_utils.
 
 
 def train(size: Size, out: Path, seed: int) -> None:
-    """Train, with an exam on dev captions now and then."""
+    """Train, with a validation on dev captions now and then."""
     torch.manual_seed(seed)
     stage, samples = size.teacher, Samples.load(out)
     model = Velocity(build(size), size).to(device())
-    average, exam = average_of(model), Validation(size, out, seed)
+    average, validation = average_of(model), Validation(size, out, seed)
     optims = optimizers(model, stage.rate)
     parts = {f"optimizer{i}": o for i, o in enumerate(optims)}
     run = Run(out / "teacher", stage.steps, seed, model=model, average=average, **parts)
@@ -126,6 +126,6 @@ def train(size: Size, out: Path, seed: int) -> None:
         update(model, optims, loss, stage.rate * rate(step))
         average.update_parameters(model)
         run.note(loss=loss)
-        if run.due(EXAM_EVERY):
-            exam.sit(run, average.module, {"s4": (4, 1.0), "s12g2": (12, 2.0)})
+        if run.ends_round(VALIDATE_EVERY):
+            validation.measure(run, average.module, {"s4": (4, 1.0), "s12g2": (12, 2.0)})
     average.module.transformer.save_pretrained(out / "teacher" / "transformer")

@@ -10,23 +10,23 @@ from bonsai_quant.training.fold import Folded
 from .answer import Answer
 
 
-def calibrated(made: Calibrated) -> Answer:
-    """What was looked at, and what to do with it."""
-    r = made.record
+def calibrated(result: Calibrated) -> Answer:
+    """What was measured, and how to use it."""
+    r = result.record
     behind = f"behind {r.mode} layers by {r.solver}" if r.solver else "in full precision"
     lines = [
-        f"{made.out}: inputs of {len(r.inputs)} layers, {behind}",
+        f"{result.out}: inputs of {len(r.inputs)} layers, {behind}",
         f"{r.states} states of {r.prompts.number} prompts, {r.size:,} bytes",
         f"use it with: bonsai-quant convert ... --solver {r.solver or 'gptq'} "
-        f"--calibration {made.out}",
+        f"--calibration {result.out}",
     ]
-    return Answer("\n".join(lines), {"out": str(made.out), **r.model_dump(mode="json")})
+    return Answer("\n".join(lines), {"out": str(result.out), **r.model_dump(mode="json")})
 
 
-def folded(made: Folded) -> Answer:
+def folded(result: Folded) -> Answer:
     """What was changed."""
-    text = f"{made.out}: {len(made.layers)} layers changed, to the same outputs"
-    return Answer(text, {"out": str(made.out), "layers": made.layers})
+    text = f"{result.out}: {len(result.layers)} layers changed, to the same outputs"
+    return Answer(text, {"out": str(result.out), "layers": result.layers})
 
 
 def training_memory(parts: dict[str, int], devices: int) -> Answer:
@@ -38,13 +38,14 @@ def training_memory(parts: dict[str, int], devices: int) -> Answer:
     return Answer("\n".join([head, columns(rows, (1,))]), data)
 
 
-def distilled(made: Distilled) -> Answer:
-    """How the training ended, and what to do with it."""
-    record = made.record or {}
-    held = ", ".join(f"{k} {v:.4f}" for k, v in record["held_out"].items() if k != "step")
+def distilled(result: Distilled) -> Answer:
+    """How the training ended, and how to use its result."""
+    record = result.record
+    assert record is not None, "only the first process has one"
+    figures = ", ".join(f"{k} {v:.4f}" for k, v in record["held_out"].items() if k != "step")
     lines = [
-        f"{made.out}: {record['layers']} layers on their {record['mode']} grid",
-        f"held-out prompts after {record['settings']['steps']} updates: {held}",
-        f"pack it with: bonsai-quant convert {made.out} --mode {record['mode']}",
+        f"{result.out}: {record['layers']} layers on their {record['mode']} grid",
+        f"held-out prompts after {record['settings']['steps']} updates: {figures}",
+        f"pack it with: bonsai-quant convert {result.out} --mode {record['mode']}",
     ]
-    return Answer("\n".join(lines), {"out": str(made.out), **record})
+    return Answer("\n".join(lines), {"out": str(result.out), **record})

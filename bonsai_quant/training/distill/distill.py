@@ -22,6 +22,7 @@ from bonsai_quant.training.recipe import load_recovery, with_changes
 from bonsai_quant.training.settings import DistillationSettings
 
 from .job import DistillationJob
+from .record import DistillationRecord
 
 SAVE_EVERY = 600.0
 """Seconds between checkpoints."""
@@ -29,13 +30,13 @@ SAVE_EVERY = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """What a run made. out: a whole pipeline.  record: what distillation.json says.
+    """out: a whole pipeline.  record: what distillation.json holds.
 
-    None in the processes of torchrun that are not the first.
+    The record is None in the processes of torchrun that are not the first.
     """
 
     out: Path
-    record: dict[str, Any] | None
+    record: DistillationRecord | None
 
 
 def distill(
@@ -60,13 +61,13 @@ def distill(
     `convert`.  start: a pack of the same model, as `gptq` leaves it, for the student to begin as.
     prompts: a file, one a line.  changes: of the distillation's settings.
     max_memory: bytes of each device that may be used.  progress: called with updates.
-    Under `torchrun` the model is cut among its processes (FSDP2).
+    Under `torchrun` the model is sharded among its processes (FSDP2).
     """
     require((*RUN, *TRAIN), "train")
     from .distributed import join
     from .run import run
 
-    work = prepare(
+    job = prepare(
         source,
         mode=mode,
         recipe=recipe,
@@ -76,42 +77,44 @@ def distill(
         changes=changes,
         start=start,
     )
-    check_output(work.out, work.plan.source, overwrite=overwrite)
-    with join() as ranks:
+    check_output(job.out, job.plan.source, overwrite=overwrite)
+    with join() as processes:
         record = run(
-            work, ranks, overwrite=overwrite, resume=resume, save_every=save_every,
-            max_memory=max_memory, progress=progress if ranks.first else no_progress,
+            job, processes, overwrite=overwrite, resume=resume, save_every=save_every,
+            max_memory=max_memory, progress=progress if processes.first else no_progress,
         )  # fmt: skip
-    return Distilled(work.out, record)
+    return Distilled(job.out, record)
 
 
 def prepare(
     source: str, *, mode: str | None, recipe: str | Path | Recipe | None, out: str | Path | None,
     prompts: str | None, seed: int, changes: Mapping[str, Any], start: str | Path | None = None,
 ) -> DistillationJob:  # fmt: skip
-    """Everything that can be refused before anything is loaded."""
-    said = load_recovery(recipe, mode)
-    settings = with_changes(said.distillation or DistillationSettings(), changes)
+    """Check all that can be refused before anything is loaded; -> what there is to do."""
+    recovery = load_recovery(recipe, mode)
+    settings = with_changes(recovery.distillation or DistillationSettings(), changes)
     pipeline = locate(source)
     if pipeline.pack is not None:
         raise UsageError("is a pack: there is nothing to learn from", where=source,
                          hint="give the full-precision pipeline")  # fmt: skip
-    # Whatever solver the recipe names: what comes out of here is on the grid, and needs none.
-    work = plan(source, mode=mode, recipe=said.recipe, solver="exact", formats="unpacked")
-    target = Path(f"{default_out(source, work.info.mode)}-distilled") if out is None else Path(out)
-    begin = None if start is None else _opened(start, work)
-    return DistillationJob(pipeline, work, settings, prompts, seed, target, begin)
+    # Whatever solver the recipe names: the trained weights lie on the grid already.
+    planned = plan(source, mode=mode, recipe=recovery.recipe, solver="exact", formats="unpacked")
+    target = (
+        Path(f"{default_out(source, planned.info.mode)}-distilled") if out is None else Path(out)
+    )
+    first = None if start is None else _open_start(start, planned)
+    return DistillationJob(pipeline, planned, settings, prompts, seed, target, first)
 
 
-def _opened(start: str | Path, work: Plan) -> Pack:
+def _open_start(start: str | Path, planned: Plan) -> Pack:
     """The pack to begin as, if it is one of this model with the same layers packed."""
     found = find_packs(Path(start))
     if not found:
         raise UsageError(f"no pack in {str(start)[:300]!r}", hint="give one of this model")
     pack = open_pack(found[0])
-    if pack.info.tensors != work.info.tensors:
+    if pack.info.tensors != planned.info.tensors:
         raise BadInput(
-            f"is no {work.info.mode} pack of this model with the same layers packed",
+            f"is no {planned.info.mode} pack of this model with the same layers packed",
             where=str(start),
             hint="convert the same source by the same recipe",
         )

@@ -1,4 +1,4 @@
-"""One process, or the many that `torchrun` starts: who we are, and the model cut among us.
+"""One process, or the many that `torchrun` starts, and the model sharded among them.
 
 FSDP2: https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
 """
@@ -25,11 +25,11 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes and logs."""
         return self.rank == 0
 
     def share(self, x: torch.Tensor) -> torch.Tensor:
-        """This process's rows of what all have drawn alike."""
+        """This process's rows of a tensor that all processes have alike."""
         return x[self.rank :: self.size]
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
@@ -41,15 +41,15 @@ class ProcessGroup:
         return value
 
     def agree(self, yes: bool) -> bool:
-        """What the first process says; clocks differ."""
+        """The answer of the first process, for all: their clocks differ."""
         if self.size == 1:
             return yes
-        said = torch.tensor(int(yes), device=self.device)
-        torch.distributed.broadcast(said, 0)
-        return bool(said)
+        answer = torch.tensor(int(yes), device=self.device)
+        torch.distributed.broadcast(answer, 0)
+        return bool(answer)
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes are here."""
         if self.size > 1:
             torch.distributed.barrier()
 
@@ -71,19 +71,19 @@ def join() -> Iterator[ProcessGroup]:
         torch.distributed.destroy_process_group()
 
 
-def cut(model: nn.Module, ranks: ProcessGroup) -> nn.Module:
-    """Move a model to its device; with several processes, cut every parameter among them."""
-    if ranks.size == 1:
-        return model.to(ranks.device)
+def shard(model: nn.Module, processes: ProcessGroup) -> nn.Module:
+    """Move a model to its device; with several processes, shard every parameter among them."""
+    if processes.size == 1:
+        return model.to(processes.device)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(ranks.device.type, (ranks.size,))
+    mesh = init_device_mesh(processes.device.type, (processes.size,))
     transformer = model.transformer
     for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     # The outermost too, or its parameters would be whole after a walk that no gradient follows.
-    return fully_shard(model, mesh=mesh, reshard_after_forward=True).to(ranks.device)
+    return fully_shard(model, mesh=mesh, reshard_after_forward=True).to(processes.device)
 
 
 def local(x: torch.Tensor) -> torch.Tensor:

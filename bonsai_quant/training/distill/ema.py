@@ -24,18 +24,18 @@ class EMA:
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def update(self) -> None:
-        """Take the weights in."""
+        """Take in the weights of one more step."""
         self.steps += 1
         if not self.decay:
             return
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        mine = [local(v) for v in self.values.values()]
-        theirs = [local(p.detach()) for p in self.model.parameters()]
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        means = [local(v) for v in self.values.values()]
+        weights = [local(p.detach()) for p in self.model.parameters()]
+        torch._foreach_lerp_(means, weights, 1 - decay)
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Let the model be its average for a while."""
+    def swapped_in(self) -> Iterator[None]:
+        """Put the mean in the place of the model's weights for a while."""
         if not self.decay:
             yield
             return

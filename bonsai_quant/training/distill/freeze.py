@@ -22,9 +22,9 @@ MEMORY = 0.95
 class Freeze:
     """Watches codes once it has begun. Call `hold` after every update of the weights."""
 
-    def __init__(self, model: nn.Module, average: EMA) -> None:
+    def __init__(self, model: nn.Module, ema: EMA) -> None:
         self.layers = dict(latents(model))
-        self.average = average
+        self.ema = ema
         self.codes = {
             n: torch.zeros_like(m.weight, dtype=torch.int8) for n, m in self.layers.items()
         }
@@ -52,7 +52,7 @@ class Freeze:
             held |= often > OFTEN
             codes.copy_(now)
             weight = local(layer.weight.detach())
-            weight.copy_(torch.where(held, local(self.average.values[f"{name}.weight"]), weight))
+            weight.copy_(torch.where(held, local(self.ema.values[f"{name}.weight"]), weight))
 
     def share(self) -> float:
         """How many of the codes here are held."""

@@ -1,4 +1,4 @@
-"""What a distillation is told to do."""
+"""What a distillation has to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bonsai_quant.training.settings import DistillationSettings
 
 @dataclass(frozen=True, slots=True)
 class DistillationJob:
-    """What is to be done: which layers of which pipeline, how, and where the result goes.
+    """Which layers of which pipeline are trained, how, and where the result goes.
 
     start: where the student's weights come from, if not from the pipeline.
     """

@@ -11,7 +11,7 @@ from torch.nn import functional
 from bonsai_quant.core.schema import GROUP
 from bonsai_quant.quantization.grid import LARGEST, LARGEST_BINARY, SMALLEST
 
-WALKS = 4
+ITERATIONS = 4
 """Steps of threshold -> scale -> threshold: enough that codes hardly ever differ from the best."""
 
 
@@ -27,7 +27,7 @@ def nearest(weight: torch.Tensor, mode: str) -> tuple[torch.Tensor, torch.Tensor
         s = to_grid(size.mean(-1, keepdim=True), LARGEST_BINARY)
         return torch.where(w >= 0, 1.0, -1.0).to(w.dtype), s
     threshold = size.mean(-1, keepdim=True) / 2
-    for _ in range(WALKS):
+    for _ in range(ITERATIONS):
         above = size > threshold
         total = (size * above).sum(-1, keepdim=True)
         threshold = total / (2 * above.sum(-1, keepdim=True).clamp(min=1))

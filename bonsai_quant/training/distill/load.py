@@ -1,4 +1,4 @@
-"""Loading what a run needs: encoded prompts, the teacher, the student, and what watches them."""
+"""Loading what a run needs: encoded prompts, the teacher, the student, and the validation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bonsai_quant.training.trajectories.denoiser import Denoiser, load_transform
 from bonsai_quant.training.trajectories.prompts import Prompts
 
 from .batches import Batches
-from .distributed import ProcessGroup, cut
+from .distributed import ProcessGroup, shard
 from .job import DistillationJob
 from .latent_linear import attach
 from .trainer import Trainer
@@ -25,42 +25,42 @@ AT_ONCE = 128
 
 
 def load(
-    work: DistillationJob, ranks: ProcessGroup, prompts: Prompts
+    job: DistillationJob, processes: ProcessGroup, prompts: Prompts
 ) -> tuple[Trainer, Validation]:
     """Everything in memory, on its device, at step 0."""
-    benchmark = read_benchmark(work.pipeline.folder)
-    pictures, runner = benchmark.settings, TorchRunner(work.pipeline)
-    noise = start(range(len(prompts.held)), pictures, work.pipeline.channels)
+    benchmark = read_benchmark(job.pipeline.folder)
+    pictures, runner = benchmark.settings, TorchRunner(job.pipeline)
+    noise = start(range(len(prompts.held)), pictures, job.pipeline.channels)
     _, rows, columns, channels = noise.shape
     words = pictures.max_sequence_length
-    used, held = (encoded(runner, p, words) for p in (prompts.used, prompts.held))
+    used, held = (encode(runner, p, words) for p in (prompts.used, prompts.held))
     size = (rows, columns, words)
-    teacher = Denoiser(_transformer(work, ranks, learns=False), *size).to(ranks.device)
-    student = cut(Denoiser(_transformer(work, ranks, learns=True), *size), ranks)
+    teacher = Denoiser(_transformer(job, processes, learns=False), *size).to(processes.device)
+    student = shard(Denoiser(_transformer(job, processes, learns=True), *size), processes)
     sigmas = levels(rows * columns, pictures.num_inference_steps)
-    lessons = Batches(used, (rows * columns, channels), sigmas, work.settings, work.seed, ranks)
-    trainer = Trainer(student, teacher, lessons, work.settings, ranks)
+    batches = Batches(used, (rows * columns, channels), sigmas, job.settings, job.seed, processes)
+    trainer = Trainer(student, teacher, batches, job.settings, processes)
     return trainer, Validation(prompts, held, noise, benchmark, runner)
 
 
 def _transformer(
-    work: DistillationJob, ranks: ProcessGroup, *, learns: bool
+    job: DistillationJob, processes: ProcessGroup, *, learns: bool
 ) -> Flux2Transformer2DModel:
     """The student in float32 with latent linears, or the teacher in the device's precision."""
-    if learns and work.start is not None:
-        model = dense_transformer(work.start)
+    if learns and job.start is not None:
+        model = dense_transformer(job.start)
     else:
-        half = ranks.device.type == "cuda" and not learns
+        half = processes.device.type == "cuda" and not learns
         dtype = torch.bfloat16 if half else torch.float32
-        model = load_transformer(work.pipeline.part("transformer"), dtype)
+        model = load_transformer(job.pipeline.part("transformer"), dtype)
     if learns:
-        attach(model, work.modes)
-        if work.settings.checkpointing:
+        attach(model, job.modes)
+        if job.settings.checkpointing:
             model.enable_gradient_checkpointing()
     return model.train(learns).requires_grad_(learns)
 
 
-def encoded(runner: TorchRunner, prompts: tuple[str, ...], words: int) -> torch.Tensor:
+def encode(runner: TorchRunner, prompts: tuple[str, ...], words: int) -> torch.Tensor:
     """Hidden states [prompts, words, width] in the runner's precision, in main memory."""
     unique = list(dict.fromkeys(prompts))
     parts = [

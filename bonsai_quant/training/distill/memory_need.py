@@ -16,10 +16,10 @@ PASSING = 34
 """Floats that a block keeps for its gradient, per token and channel: its widths added up."""
 
 
-def needed(work: DistillationJob, processes: int, *, half: bool) -> dict[str, int]:
+def needed(job: DistillationJob, processes: int, *, half: bool) -> dict[str, int]:
     """Bytes of one process by what they are for. half: the teacher and products are in bfloat16."""
-    tensors, config, settings = work.plan.tensors, work.pipeline.config, work.settings
-    pictures = read_benchmark(work.pipeline.folder).settings
+    tensors, config, settings = job.plan.tensors, job.pipeline.config, job.settings
+    pictures = read_benchmark(job.pipeline.folder).settings
     tokens = pictures.height * pictures.width // PIXELS**2
     weights = sum(t.tensor.size for t in tensors)
     width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])

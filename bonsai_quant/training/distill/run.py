@@ -1,11 +1,11 @@
-"""One run: load, train, look, save, and write the result; in every process of it."""
+"""One run: load, train, validate, save, and write the result; in every process of it."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from .job import DistillationJob
 from .latent_linear import latents
 from .load import load
 from .memory_need import check_room, needed
+from .record import DistillationRecord
 from .run_files import CURVES, RunFiles
 from .trainer import Trainer
 from .validation import Validation
@@ -34,77 +35,81 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    work: DistillationJob, ranks: ProcessGroup, *, overwrite: bool, resume: bool, save_every: float,
-    max_memory: int | None, progress: Progress,
-) -> dict[str, Any] | None:  # fmt: skip
+    job: DistillationJob, processes: ProcessGroup, *, overwrite: bool, resume: bool,
+    save_every: float, max_memory: int | None, progress: Progress,
+) -> DistillationRecord | None:  # fmt: skip
     """Train, write OUT; -> its record, in the first process."""
-    prompts = choose_prompts(work.pipeline, work.prompts, work.settings.prompts)
-    _tell_room(work, ranks, max_memory)
+    prompts = choose_prompts(job.pipeline, job.prompts, job.settings.prompts)
+    _check_memory(job, processes, max_memory)
     purpose = {
-        "source": {f.name: fs.sha256_file(f.path)[1] for f in work.plan.source.files},
-        "mode": work.plan.info.mode,
-        "layers": work.modes,
-        "settings": work.settings.model_dump(mode="json", by_alias=True),
-        "seed": work.seed,
+        "source": {f.name: fs.sha256_file(f.path)[1] for f in job.plan.source.files},
+        "mode": job.plan.info.mode,
+        "layers": job.modes,
+        "settings": job.settings.model_dump(mode="json", by_alias=True),
+        "seed": job.seed,
         "prompts": {"number": len(prompts.used), "sha256": prompts.sha256},
-        "start": None if work.start is None else fs.sha256_file(work.start.folder / NAME)[1],
+        "start": None if job.start is None else fs.sha256_file(job.start.folder / NAME)[1],
         "version": __version__,
     }
     with ExitStack() as stack:
-        staging = Staging(work.out, overwrite=overwrite, resume=resume)
-        book = RunFiles(staging, ranks)
-        if ranks.first:
+        staging = Staging(job.out, overwrite=overwrite, resume=resume)
+        run_files = RunFiles(staging, processes)
+        if processes.first:
             stack.enter_context(staging)
             stack.enter_context(kept_for_resume(staging))
-            book.bind(purpose, resume=resume)
-        ranks.wait()
-        trainer, exam = load(work, ranks, prompts)
+            run_files.bind(purpose, resume=resume)
+        processes.wait()
+        trainer, validation = load(job, processes, prompts)
         if resume:
-            book.restore(trainer)
-        train(trainer, exam, book, save_every, progress)
-        return _write(work, trainer, book, purpose)
+            run_files.restore(trainer)
+        train(trainer, validation, run_files, save_every, progress)
+        return _write(job, trainer, run_files, purpose)
 
 
 def train(
-    trainer: Trainer, exam: Validation, book: RunFiles, save_every: float, progress: Progress
+    trainer: Trainer,
+    validation: Validation,
+    run_files: RunFiles,
+    save_every: float,
+    progress: Progress,
 ) -> None:
-    """Every update that is left, with looks at held-out prompts and checkpoints between."""
+    """Take every update that is left; validate and save checkpoints between them."""
     settings, saved = trainer.settings, monotonic()
     progress(trainer.step, 0, settings.steps)
     if trainer.step == 0:
-        _look(trainer, exam, book)
+        _validate(trainer, validation, run_files)
     while trainer.step < settings.steps:
         loss = trainer.update()
-        book.curve.add(trainer.step, loss=loss, **trainer.rates())
+        run_files.curve.add(trainer.step, loss=loss, **trainer.rates())
         progress(1, 0, settings.steps)
         if trainer.step % settings.validate_every == 0 or trainer.step == settings.steps:
-            _look(trainer, exam, book)
-        if trainer.ranks.agree(monotonic() - saved > save_every):
-            book.keep(trainer)
+            _validate(trainer, validation, run_files)
+        if trainer.processes.agree(monotonic() - saved > save_every):
+            run_files.keep(trainer)
             saved = monotonic()
 
 
-def _look(trainer: Trainer, exam: Validation, book: RunFiles) -> None:
-    marks = exam.sit(trainer)
-    book.held_out.add(trainer.step, **marks)
-    book.draw()
-    if trainer.ranks.first:
-        told = ", ".join(f"{k} {v:.4f}" for k, v in marks.items())
-        log.info("after %d updates: held-out %s", trainer.step, told)
+def _validate(trainer: Trainer, validation: Validation, run_files: RunFiles) -> None:
+    figures = validation.measure(trainer)
+    run_files.held_out.add(trainer.step, **figures)
+    run_files.draw()
+    if trainer.processes.first:
+        text = ", ".join(f"{k} {v:.4f}" for k, v in figures.items())
+        log.info("after %d updates: held-out %s", trainer.step, text)
 
 
 def _write(
-    work: DistillationJob, trainer: Trainer, book: RunFiles, purpose: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Write OUT from the average of the weights, and let it appear."""
-    with trainer.average.shown():
+    job: DistillationJob, trainer: Trainer, run_files: RunFiles, purpose: dict[str, Any]
+) -> DistillationRecord | None:
+    """Write OUT from the running mean of the weights, and let it appear."""
+    with trainer.ema.swapped_in():
         names = dict(trainer.student.named_parameters())
-        if not trainer.ranks.first:
+        if not trainer.processes.first:
             for name in names:
-                trainer.hardened(name)  # the first process needs this one's rows
+                trainer.stored_weight(name)  # the first process needs this one's rows
             return None
-        source = work.plan.source
-        record = {
+        source = job.plan.source
+        record: dict[str, Any] = {
             "schema_version": 1,
             **purpose,
             "source": {
@@ -113,7 +118,7 @@ def _write(
                 "sha256": purpose["source"],
             },
             "layers": len(list(latents(trainer.student))),
-            "held_out": book.held_out.rows[-1],
+            "held_out": run_files.held_out.rows[-1],
         }
         prefix = "transformer."
         specs = [
@@ -121,22 +126,24 @@ def _write(
         ]
 
         def data(name: str) -> np.ndarray:
-            stored: np.ndarray = trainer.hardened(prefix + name).view(torch.uint16).numpy()
+            stored: np.ndarray = trainer.stored_weight(prefix + name).view(torch.uint16).numpy()
             return stored
 
-        files = write_pipeline(book.staging, work.pipeline, specs, data, (RECORD, record), CURVES)
-    book.draw()
-    book.staging.commit(files)
-    return record
+        files = write_pipeline(
+            run_files.staging, job.pipeline, specs, data, (RECORD, record), CURVES
+        )
+    run_files.draw()
+    run_files.staging.commit(files)
+    return cast(DistillationRecord, record)
 
 
-def _tell_room(work: DistillationJob, ranks: ProcessGroup, max_memory: int | None) -> None:
-    """Say what each device will hold; refuse what does not fit."""
-    on_gpu = ranks.device.type == "cuda"
-    parts = needed(work, ranks.size, half=on_gpu)
-    if ranks.first:
+def _check_memory(job: DistillationJob, processes: ProcessGroup, max_memory: int | None) -> None:
+    """Log what each device will hold; refuse what does not fit."""
+    on_gpu = processes.device.type == "cuda"
+    parts = needed(job, processes.size, half=on_gpu)
+    if processes.first:
         for name, n in parts.items():
             log.info("%8.3f GB  %s", n / 1e9, name)
-        log.info("%8.3f GB  on each of %d devices", sum(parts.values()) / 1e9, ranks.size)
-    free = int(torch.cuda.mem_get_info()[0]) if on_gpu else available() // ranks.size
-    check_room(parts, min(free, max_memory or free), work.pipeline.name)
+        log.info("%8.3f GB  on each of %d devices", sum(parts.values()) / 1e9, processes.size)
+    free = int(torch.cuda.mem_get_info()[0]) if on_gpu else available() // processes.size
+    check_room(parts, min(free, max_memory or free), job.pipeline.name)

@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 class RunFiles:
     """The files of a run in its staging folder, written by the first process.
 
-    curve: loss by step.  held_out: what the exam says.
+    curve: loss by step.  held_out: results of the validations.
     """
 
-    def __init__(self, staging: Staging, ranks: ProcessGroup) -> None:
-        self.staging, self.ranks = staging, ranks
+    def __init__(self, staging: Staging, processes: ProcessGroup) -> None:
+        self.staging, self.processes = staging, processes
         self.curve, self.held_out = Curve(), Curve()
 
     def bind(self, purpose: dict[str, Any], *, resume: bool) -> None:
-        """Let a run be resumed only as what it was."""
+        """Refuse to resume a run with another purpose than it had."""
         text = json.dumps(purpose, sort_keys=True).encode()
         path = self.staging.path / PURPOSE
         if resume and path.exists() and fs.read_small(path) != text:
@@ -50,10 +50,10 @@ class RunFiles:
 
     def draw(self) -> None:
         """Write the curves."""
-        if not self.ranks.first:
+        if not self.processes.first:
             return
-        made = (self.curve.text(), self.held_out.text(), plot(self.curve, self.held_out))
-        for name, data in zip(CURVES, made, strict=True):
+        contents = (self.curve.text(), self.held_out.text(), plot(self.curve, self.held_out))
+        for name, data in zip(CURVES, contents, strict=True):
             self.staging.write_file(name, data)
 
     def keep(self, trainer: Trainer) -> None:
@@ -61,7 +61,11 @@ class RunFiles:
         self.draw()
         folder = self.staging.path / STATE
         checkpoint.write_state(
-            trainer.state(), trainer.step, folder, first=self.ranks.first, wait=self.ranks.wait
+            trainer.state(),
+            trainer.step,
+            folder,
+            first=self.processes.first,
+            wait=self.processes.wait,
         )
 
     def restore(self, trainer: Trainer) -> None:

@@ -18,20 +18,20 @@ from .ema import EMA
 from .freeze import Freeze
 from .latent_linear import latents, rounded
 
-LONGEST = 1.0
-"""Of the gradient: longer ones are cut to it."""
+MAX_GRADIENT_NORM = 1.0
+"""Longer gradients are shortened to this."""
 
 
 class Trainer:
     """A student, its teacher, and all that changes from step to step."""
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, lessons: Batches,
-        settings: DistillationSettings, ranks: ProcessGroup,
+        self, student: nn.Module, teacher: nn.Module, batches: Batches,
+        settings: DistillationSettings, processes: ProcessGroup,
     ) -> None:  # fmt: skip
-        self.student, self.teacher, self.lessons = student, teacher, lessons
-        self.settings, self.ranks = settings, ranks
-        self.average = EMA(student, settings.average)
+        self.student, self.teacher, self.batches = student, teacher, batches
+        self.settings, self.processes = settings, processes
+        self.ema = EMA(student, settings.average)
         self.optimizer = _optimizer(student, settings)
         self.freeze: Freeze | None = None
         self.step = 0
@@ -39,19 +39,19 @@ class Trainer:
     def update(self) -> float:
         """Take one step; -> its loss: mean square error over the teacher's mean square."""
         if self.settings.freezes(self.step) and self.freeze is None:
-            self.freeze = Freeze(self.student, self.average)
-        lesson = self.lessons.draw(self.step, self.teacher, self.student)
+            self.freeze = Freeze(self.student, self.ema)
+        batch = self.batches.draw(self.step, self.teacher, self.student)
         for group in self.optimizer.param_groups:
             group["lr"] = group["full"] * self.settings.rate_share(self.step)
         self.optimizer.zero_grad()
-        loss = self._learn(lesson)
-        torch.nn.utils.clip_grad_norm_(self.student.parameters(), LONGEST)
+        loss = self._learn(batch)
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), MAX_GRADIENT_NORM)
         self.optimizer.step()
-        self.average.update()
+        self.ema.update()
         if self.freeze is not None:
             self.freeze.hold()
         self.step += 1
-        return self._checked(float(self.ranks.mean(loss)))
+        return self._checked(float(self.processes.mean(loss)))
 
     def _checked(self, loss: float) -> float:
         if not math.isfinite(loss):
@@ -62,26 +62,26 @@ class Trainer:
         return loss
 
     def rates(self) -> dict[str, float]:
-        """Of the last update: its share of the full rate, and of codes that are held."""
+        """The last update's share of the full learning rate, and the share of held codes."""
         rates = {"rate": self.settings.rate_share(self.step - 1)}
         return rates if self.freeze is None else rates | {"held": self.freeze.share()}
 
-    def _learn(self, lesson: Batch) -> torch.Tensor:
-        total = torch.zeros((), device=lesson.z.device)
-        parts = self.lessons.pieces(
-            lesson.z, lesson.sigma, lesson.captions, lesson.target, lesson.weight
+    def _learn(self, batch: Batch) -> torch.Tensor:
+        total = torch.zeros((), device=batch.z.device)
+        parts = self.batches.pieces(
+            batch.z, batch.sigma, batch.captions, batch.target, batch.weight
         )
         for z, sigma, captions, target, weight in parts:
             error = (self.student(z, sigma, captions) - target).square().mean((1, 2))
-            loss = (weight * error).sum() / len(lesson.z)
+            loss = (weight * error).sum() / len(batch.z)
             loss.backward()
             total += loss.detach()
         return total
 
-    def hardened(self, name: str) -> torch.Tensor:
+    def stored_weight(self, name: str) -> torch.Tensor:
         """A weight as it is to be stored, in bf16: exactly what a pack of any format can hold.
 
-        Called by every process, in the average's place. name: in the student.
+        Every process calls it while the running mean is swapped in. name: in the student.
         """
         modes = {f"{n}.weight": m.mode for n, m in latents(self.student)}
         value = whole(self.student.get_parameter(name).detach()).float()
@@ -96,7 +96,7 @@ class Trainer:
         model, optimizer = get_state_dict(self.student, self.optimizer)
         state = {"model": model, "optimizer": optimizer}
         if self.settings.average:
-            state["average"] = self.average.values
+            state["average"] = self.ema.values
         if self.freeze is not None:
             state |= {"often": self.freeze.often, "held": self.freeze.held}
             state |= {"codes": self.freeze.codes}
@@ -107,14 +107,14 @@ class Trainer:
         from torch.distributed.checkpoint.state_dict import set_state_dict
 
         if step and self.settings.freezes(step - 1):
-            self.freeze = Freeze(self.student, self.average)
+            self.freeze = Freeze(self.student, self.ema)
         state = self.state()
         load(state)
         set_state_dict(
             self.student, self.optimizer,
             model_state_dict=state["model"], optim_state_dict=state["optimizer"],
         )  # fmt: skip
-        self.step = self.average.steps = step
+        self.step = self.ema.steps = step
 
 
 def _optimizer(student: nn.Module, settings: DistillationSettings) -> torch.optim.Optimizer:

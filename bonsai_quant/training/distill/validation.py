@@ -1,5 +1,5 @@
-"""Held-out prompts, looked at now and then: how far the student's velocities are off, and whether
-its pictures show what the prompts say, where a checker can tell."""
+"""How good the student is on held-out prompts: the error of its velocities, and the score of its
+pictures where a checker can tell whether they show what the prompts say."""
 
 from __future__ import annotations
 
@@ -28,43 +28,43 @@ class Validation:
         self.noise = torch.from_numpy(noise).flatten(1, 2)
         self.benchmark, self.runner = benchmark, runner
 
-    def sit(self, trainer: Trainer) -> dict[str, float]:
-        """error: of the velocity on the student's own way, over the teacher's.  score: if judged.
+    def measure(self, trainer: Trainer) -> dict[str, float]:
+        """error: of the velocity on the student's own path, over the teacher's.  score: if judged.
 
-        The average of the weights is looked at, as it would be stored.
+        The running mean of the weights is measured, as it would be stored.
         """
-        lessons = trainer.lessons
-        with trainer.average.shown(), torch.no_grad():
-            marks = {"error": self._error(trainer, lessons)}
+        batches = trainer.batches
+        with trainer.ema.swapped_in(), torch.no_grad():
+            figures = {"error": self._error(trainer, batches)}
             if self.prompts.captions:
-                marks["score"] = self._score(trainer, lessons)
-        return marks
+                figures["score"] = self._score(trainer, batches)
+        return figures
 
-    def _error(self, trainer: Trainer, lessons: Batches) -> float:
+    def _error(self, trainer: Trainer, batches: Batches) -> float:
         total, n = 0.0, 0
-        for captions, noise in self._parts(lessons):
-            lesson = lessons.along(trainer.student, trainer.teacher, noise, captions)
-            for z, sigma, told, target, weight in lessons.pieces(
-                lesson.z, lesson.sigma, lesson.captions, lesson.target, lesson.weight
+        for captions, noise in self._parts(batches):
+            batch = batches.along(trainer.student, trainer.teacher, noise, captions)
+            for z, sigma, texts, target, weight in batches.pieces(
+                batch.z, batch.sigma, batch.captions, batch.target, batch.weight
             ):
-                off = (trainer.student(z, sigma, told) - target).square().mean((1, 2))
+                off = (trainer.student(z, sigma, texts) - target).square().mean((1, 2))
                 total += float((weight * off).sum())
                 n += len(z)
         return total / n
 
-    def _score(self, trainer: Trainer, lessons: Batches) -> float:
+    def _score(self, trainer: Trainer, batches: Batches) -> float:
         painted = [
-            walk(trainer.student, noise, captions, lessons.sigmas)[-1].float().cpu()
-            for captions, noise in self._parts(lessons)
+            walk(trainer.student, noise, captions, batches.sigmas)[-1].float().cpu()
+            for captions, noise in self._parts(batches)
         ]
         latents = torch.cat(painted).numpy().reshape(self.grid)
         with self.runner.decoder() as decode:
-            at_once = range(0, len(latents), lessons.settings.at_once)
-            made = [as_bytes(decode(latents[i : i + at_once.step])) for i in at_once]
+            at_once = range(0, len(latents), batches.settings.at_once)
+            pictures = [as_bytes(decode(latents[i : i + at_once.step])) for i in at_once]
         world = scenery(self.benchmark)
-        pictures = shrink(np.concatenate(made), world.pixels)[:, None]
-        return float(judge(pictures, self.prompts.captions, world).passed.mean())
+        small = shrink(np.concatenate(pictures), world.pixels)[:, None]
+        return float(judge(small, self.prompts.captions, world).passed.mean())
 
-    def _parts(self, lessons: Batches) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        device = lessons.ranks.device
-        return [(c.to(device), z.to(device)) for c, z in lessons.pieces(self.captions, self.noise)]
+    def _parts(self, batches: Batches) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        device = batches.processes.device
+        return [(c.to(device), z.to(device)) for c, z in batches.pieces(self.captions, self.noise)]

@@ -1,4 +1,4 @@
-"""Marks in the middle of training: dev captions painted, judged, and kept as a grid."""
+"""Validation in the middle of training: dev captions painted, judged, and kept as a grid."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCHEDULER = {
     "time_shift_type": "exponential",
     "use_dynamic_shifting": True,
 }
-"""FLUX.2 Klein's."""
+"""The settings of FLUX.2 Klein's scheduler."""
 
 
 def sigmas(tokens: int, steps: int, *, like: int | None = None) -> torch.Tensor:
@@ -50,7 +50,7 @@ def paint(
     guidance: float = 1.0,
     empty: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
-    """Euler's method along the levels: every state on the way, each like noise [n, tokens, c]."""
+    """Euler's method along the levels: all states, each like noise [n, tokens, c]."""
     states = [noise]
     for now, after in zip(levels[:-1], levels[1:], strict=True):
         z = states[-1]
@@ -71,7 +71,7 @@ class Validation:
     def __init__(self, size: Size, out: Path, seed: int) -> None:
         self.size = size
         self.vae = AutoencoderKLFlux2.from_pretrained(out / "vae").to(device()).eval()
-        self.prompts = prompts(size.world, "dev", per_category=size.exam, seed=seed)
+        self.prompts = prompts(size.world, "dev", per_category=size.dev_captions, seed=seed)
         self.captions = captions_of([p.text for p in self.prompts], size, out)
         self.empty = empty_caption(size, out)
         tokens = (size.world.pixels // 2 ** len(size.channels)) ** 2
@@ -79,20 +79,20 @@ class Validation:
         shape = (len(self.prompts), tokens, 4 * size.latents)
         self.noise = torch.randn(shape, generator=generator).to(device())
 
-    def sit(self, run: Run, model: nn.Module, ways: dict[str, tuple[int, float]]) -> None:
-        """Paint in each way (steps, guidance); write the shares passed and the first's grid."""
+    def measure(self, run: Run, model: nn.Module, settings: dict[str, tuple[int, float]]) -> None:
+        """Paint with each setting (steps, guidance); write the share that passes, and a grid."""
         model.eval()
-        marks: dict[str, str] = {}
-        for name, (steps, guidance) in ways.items():
+        figures: dict[str, str] = {}
+        for name, (steps, guidance) in settings.items():
             levels = sigmas(self.noise.shape[1], steps, like=4)
             z = paint(
                 model, self.noise, self.captions, levels, guidance=guidance, empty=self.empty
             )[-1]
             images = decode(self.vae, z)
-            marks[name] = f"{self.judge(images):.4f}"
+            figures[name] = f"{self.judge(images):.4f}"
             _grid(images[:: max(1, len(images) // 48)][:48], run.folder / f"{name}.png")
         model.train()
-        run.write("exam.csv", step=run.step + 1, seconds=f"{run.spent:.0f}", **marks)
+        run.write("validation.csv", step=run.step + 1, seconds=f"{run.spent:.0f}", **figures)
 
     def judge(self, images: np.ndarray) -> float:
         """The share of pictures that show what their caption says."""

@@ -68,9 +68,9 @@ def mlx_affine(weight: np.ndarray, bits: int) -> Decoded:
     """MLX's own quantizer: per group of 128, 2^bits levels between the minimum and the maximum."""
     import mlx.core as mx
 
-    found = version("mlx")
-    if bits == 1 and tuple(int(n) for n in found.split(".")[:3]) < (0, 32, 4):
-        raise NotRunError(f"mlx {found} aborts on 1 bit: pip install 'mlx>=0.32.4'")
+    installed = version("mlx")
+    if bits == 1 and tuple(int(n) for n in installed.split(".")[:3]) < (0, 32, 4):
+        raise NotRunError(f"mlx {installed} aborts on 1 bit: pip install 'mlx>=0.32.4'")
     source = mx.array(weight)
     mx.eval(source)
     start = perf_counter()
@@ -225,9 +225,9 @@ def main(folder: Path | None, layers: int | None, tools: tuple[str, ...], as_jso
     weights = islice(packed_weights(folder), layers) if folder else ()
     results = measure(weights, tools=tools or None)
     if as_json:
-        found = {name: asdict(result) for name, result in results.items()}
+        tools_data = {name: asdict(result) for name, result in results.items()}
         head = {"schema_version": 1, "cpus": os.cpu_count(), "group": GROUP}
-        click.echo(json.dumps(head | {"tools": found}, indent=2))
+        click.echo(json.dumps(head | {"tools": tools_data}, indent=2))
     else:
         click.echo(table(results))
 

@@ -23,8 +23,8 @@ def main(world: str, pictures: int, seed: int, file: Path | None) -> None:
     rows = validate(WORLDS[world], pictures=pictures, seed=seed)
     click.echo(table(rows))
     if file:
-        told = {"world": world, "seed": seed, "rows": [asdict(row) for row in rows]}
-        file.write_text(json.dumps(told, indent=1) + "\n")
+        record = {"world": world, "seed": seed, "rows": [asdict(row) for row in rows]}
+        file.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -45,17 +45,17 @@ def child(model: str, backend: str, side: int, steps: int, pipeline: Path) -> di
     z = draw(0, tokens, tokens, whole.channels)[None]
     captions = np.random.default_rng(0).normal(size=(1, WORDS, WIDTH)).astype(np.float32)
     sigmas = levels(tokens * tokens, steps)
-    made: dict[str, Any] = {"at_rest": resident(), "steps": []}
+    figures: dict[str, Any] = {"at_rest": resident(), "steps": []}
     with runner.transformer() as velocity:
-        made["loaded"] = resident()
+        figures["loaded"] = resident()
         for now in sigmas[:-1]:
             with Meter(resident) as meter:
                 velocity(z, now, captions)
-            made["steps"].append({"seconds": meter.seconds, "peak": meter.peak})
+            figures["steps"].append({"seconds": meter.seconds, "peak": meter.peak})
     decoding = open_runner(Pipeline("decoder", pipeline, pack), backend)
     with Meter(resident) as meter, decoding.decoder() as decode:
         decode(walk(lambda z, *_: z * 0, z, captions, [1.0, 0.0])[-1])
-    return made | {"decode_seconds": meter.seconds, "decode_peak": meter.peak}
+    return figures | {"decode_seconds": meter.seconds, "decode_peak": meter.peak}
 
 
 def make_parts(folder: Path) -> None:
@@ -155,10 +155,12 @@ def main(
     click.echo(text)
 
 
-def run(place: Path, model: str, backend: str, side: int, steps: int, work: Path) -> dict[str, Any]:
+def run(
+    folder: Path, model: str, backend: str, side: int, steps: int, work: Path
+) -> dict[str, Any]:
     """One row, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.generate", "--child", str(place), backend,
+        [sys.executable, "-m", "benchmarks.generate", "--child", str(folder), backend,
          "--sizes", str(side), "--steps", str(steps), "--work", str(work)],
         capture_output=True, text=True,
     )  # fmt: skip

@@ -77,8 +77,8 @@ class Proxies:
         """Square error of the velocities over the source's, mean over the steps."""
         shares = []
         for z, sigma in zip(states[:-1], self.sigmas[:-1], strict=True):
-            said, right = (self._velocity(m, z, sigma) for m in (model, self.source))
-            shares.append(float((said - right).square().mean() / right.square().mean()))
+            velocity, expected = (self._velocity(m, z, sigma) for m in (model, self.source))
+            shares.append(float((velocity - expected).square().mean() / expected.square().mean()))
         return float(np.mean(shares))
 
     def _weight_error(self, pack: Pack) -> float:

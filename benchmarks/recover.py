@@ -50,23 +50,23 @@ def measure(width: int, rows: int) -> dict[str, dict[str, float]]:
     SOLVERS["gptq"].prepare(hessian)
     ready = perf_counter() - start
     cores = os.cpu_count() or 1
-    found = {}
+    seconds = {}
     for mode in MODES:
         solve(weight[:1, :128], "gptq", mode, None, Hessian(np.eye(128)))  # compiles
         start = perf_counter()
         with ThreadPoolExecutor(cores) as pool:
-            parts = np.array_split(weight, cores)
+            parts = np.array_split(weight, min(cores, rows))
             list(pool.map(lambda w, m=mode: solve(w, "gptq", m, None, hessian), parts))
-        found[mode] = {"ready_s": ready, "row_s": (perf_counter() - start) / rows}
-    return found
+        seconds[mode] = {"ready_s": ready, "row_s": (perf_counter() - start) / rows}
+    return seconds
 
 
-def whole(measured: dict[int, dict[str, float]]) -> float:
+def whole_seconds(measured: dict[int, dict[str, float]]) -> float:
     """Seconds for every layer of Klein 4B."""
     return sum(LAYERS_OF[w] * m["ready_s"] + ROWS_OF[w] * m["row_s"] for w, m in measured.items())
 
 
-def passing(pixels: int) -> float:
+def pass_operations(pixels: int) -> float:
     """Operations of one state's pass through the blocks: products with weights, and attention.
 
     In a double block a token meets the weights of its own stream only.
@@ -76,7 +76,7 @@ def passing(pixels: int) -> float:
     return 2 * met * tokens + 4 * tokens**2 * HIDDEN * blocks
 
 
-def adding(pixels: int) -> float:
+def moment_operations(pixels: int) -> float:
     """Operations of adding one state's inputs to the second moments of every layer."""
     tokens = (pixels // 16) ** 2 + WORDS
     return 2 * tokens * HIDDEN**2 * (DOUBLE * (3 + 9) + SINGLE * (1 + 16))
@@ -88,9 +88,9 @@ def projected() -> list[dict[str, Any]]:
     for card, speed in SPEEDS.items():
         for pixels in (256, 512):
             # A step of the walk, a pass to look, and one behind rounded weights.
-            calibration = 64 * STEPS * (3 * passing(pixels) + adding(pixels))
+            calibration = 64 * STEPS * (3 * pass_operations(pixels) + moment_operations(pixels))
             # A step of a walk, the teacher's answer, and a gradient: forward, again, twice back.
-            update = 32 * (1 + 1 + 4) * passing(pixels)
+            update = 32 * (1 + 1 + 4) * pass_operations(pixels)
             rows.append({
                 "card": card,
                 "pixels": pixels,
@@ -107,17 +107,17 @@ def projected() -> list[dict[str, Any]]:
 def main(rows: int, out: str) -> None:
     """Measure, project, print, and write the JSON."""
     figures: dict[str, Any] = {"cores": os.cpu_count(), "solver": {}, "projected": projected()}
-    found = {}
+    by_width = {}
     for width in ROWS_OF:
-        found[width] = measure(width, rows)
-        click.echo(f"{width}: {found[width]}", err=True)
+        by_width[width] = measure(width, rows)
+        click.echo(f"{width}: {by_width[width]}", err=True)
     for mode in MODES:
-        measured = {width: found[width][mode] for width in ROWS_OF}
+        measured = {width: by_width[width][mode] for width in ROWS_OF}
         figures["solver"][mode] = {
             "measured": {str(w): m for w, m in measured.items()},
-            "whole_s_projected": whole(measured),
+            "whole_s_projected": whole_seconds(measured),
         }
-        hours = whole(measured) / 3600
+        hours = whole_seconds(measured) / 3600
         click.echo(f"{mode}: all of Klein 4B would take {hours:.1f} hours on this processor")
     for r in figures["projected"]:
         click.echo(

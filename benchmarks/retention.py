@@ -76,29 +76,29 @@ class Maker:
         shutil.rmtree(out, ignore_errors=True)
         if way == "trained":
             return self._trained(mode, out)
-        place, solver = (self._folded(), "gptq") if way == "folded" else (self.source.name, way)
-        hessian = self._calibration(place, mode, way, solver) if solver in CALIBRATED else None
-        convert(place, mode=mode, solver=solver, calibration=hessian, formats="bonsai", out=out)
+        model, solver = (self._folded(), "gptq") if way == "folded" else (self.source.name, way)
+        hessian = self._calibration(model, mode, way, solver) if solver in CALIBRATED else None
+        convert(model, mode=mode, solver=solver, calibration=hessian, formats="bonsai", out=out)
         return out
 
-    def _calibration(self, place: str, mode: str | None, way: str, solver: str | None) -> Path:
+    def _calibration(self, model: str, mode: str | None, way: str, solver: str | None) -> Path:
         out = self.work / f"calibration-{mode}-{way}"
         calibrate(
-            place, mode=mode, solver=solver, n_prompts=N_PROMPTS, at_once=AT_ONCE, out=out,
+            model, mode=mode, solver=solver, n_prompts=N_PROMPTS, at_once=AT_ONCE, out=out,
             overwrite=True,
         )  # fmt: skip
         return out
 
     def _folded(self) -> str:
         inputs = self._calibration(self.source.name, None, "inputs", None)
-        made = fold(
+        folded = fold(
             self.source.name,
             calibration=inputs,
             out=self.work / "folded",
             moves=MOVES,
             overwrite=True,
         )
-        return str(made.out)
+        return str(folded.out)
 
     def _trained(self, mode: str, out: Path) -> Path | None:
         if not self.train:
@@ -182,8 +182,8 @@ def proxy_table(rungs: list[dict[str, Any]], ranks: dict[str, float]) -> list[st
         values = " | ".join(f"{r['proxies'][p]:.3f}" for p in PROXIES)
         score = percent(r["overall"]["score"])[0]
         rows.append(f"| {r['mode']}, {r['way']} | {score} | {values} |")
-    told = " | ".join(f"{ranks[p]:.2f}" for p in PROXIES)
-    return [*rows, f"| rank correlation with the score | | {told} |"]
+    correlations = " | ".join(f"{ranks[p]:.2f}" for p in PROXIES)
+    return [*rows, f"| rank correlation with the score | | {correlations} |"]
 
 
 def percent(figure: dict[str, Any]) -> tuple[str, str]:

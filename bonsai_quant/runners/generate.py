@@ -28,7 +28,7 @@ from .runner import Runner, Stage, paint
 from .sampling import PIXELS
 from .text import load_tokenizer, token_counts
 
-LEAST, MOST = 64, 2048
+MIN_SIDE, MAX_SIDE = 64, 2048
 """Pixels of a side."""
 MAX_PROMPTS = 10_000
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What `generate` made. at_rest: bytes of the process before anything was loaded."""
+    """The result of `generate`. at_rest: bytes of the process before anything was loaded."""
 
     pictures: tuple[Picture, ...]
     runner: str
@@ -78,28 +78,28 @@ def generate(
     pipeline: the other parts of a pack [its source].  max_memory: refuse to load more bytes.
     unverified: run a pack whose files are not those of its manifest.  progress: of steps.
     """
-    asked = [(p, s) for p in _prompts(prompts) for s in _seeds(seeds)]
-    files = _files(Path(out), len(asked), overwrite)
-    found = replace(locate(str(place), pipeline=pipeline), unverified=unverified)
-    settings = choose_settings(found, size, steps)
-    runner = open_runner(found, backend)
+    pairs = [(p, s) for p in _prompts(prompts) for s in _seeds(seeds)]
+    files = _files(Path(out), len(pairs), overwrite)
+    located = replace(locate(str(place), pipeline=pipeline), unverified=unverified)
+    settings = choose_settings(located, size, steps)
+    runner = open_runner(located, backend)
     require(LOOK, "run")
-    looked_at = [read_picture(Path(i)) for i in images]
-    _trust(found)
-    _warn_of_long(found, [p for p, _ in asked], settings.max_sequence_length)
+    references = [read_picture(Path(i)) for i in images]
+    _require_whole(located)
+    _warn_of_long(located, [p for p, _ in pairs], settings.max_sequence_length)
     at_rest = resident()
-    check_memory(found, settings, at_rest, max_memory)
+    check_memory(located, settings, at_rest, max_memory)
     make_folder(files[0].parent)
-    total = len(asked) * settings.num_inference_steps
-    made = paint(
-        runner, [p for p, _ in asked], [s for _, s in asked], settings,
-        images=looked_at, watch=lambda: progress(1, 0, total),
+    total = len(pairs) * settings.num_inference_steps
+    painting = paint(
+        runner, [p for p, _ in pairs], [s for _, s in pairs], settings,
+        images=references, watch=lambda: progress(1, 0, total),
     )  # fmt: skip
-    for (prompt, seed), path, pixels in zip(asked, files, made.pictures, strict=True):
-        said = describe(found, runner, prompt, seed, settings)
-        write_file(path, encode_png(pixels, said), overwrite=overwrite)
-    pictures = tuple(Picture(f, p, s) for (p, s), f in zip(asked, files, strict=True))
-    return Generated(pictures, runner.name, settings, at_rest, made.stages)
+    for (prompt, seed), path, pixels in zip(pairs, files, painting.pictures, strict=True):
+        parameters = describe(located, runner, prompt, seed, settings)
+        write_file(path, encode_png(pixels, parameters), overwrite=overwrite)
+    pictures = tuple(Picture(f, p, s) for (p, s), f in zip(pairs, files, strict=True))
+    return Generated(pictures, runner.name, settings, at_rest, painting.stages)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -157,17 +157,17 @@ def choose_settings(pipeline: Pipeline, size: str | None, steps: int | None) -> 
 
 
 def _size(size: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", size)
-    width, height = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if any(n % PIXELS or not LEAST <= n <= MOST for n in (width, height)):
+    match = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", size)
+    width, height = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if any(n % PIXELS or not MIN_SIDE <= n <= MAX_SIDE for n in (width, height)):
         raise UsageError(
             f"size {size[:40]!r}",
-            hint=f"give WIDTHxHEIGHT, each a multiple of {PIXELS} from {LEAST} to {MOST}",
+            hint=f"give WIDTHxHEIGHT, each a multiple of {PIXELS} from {MIN_SIDE} to {MAX_SIDE}",
         )
     return width, height
 
 
-def _trust(pipeline: Pipeline) -> None:
+def _require_whole(pipeline: Pipeline) -> None:
     """Refuse a pack whose files are not those of its manifest, unless told to run it."""
     if pipeline.pack is None or pipeline.unverified:
         return
@@ -181,8 +181,8 @@ def _trust(pipeline: Pipeline) -> None:
 
 
 def _warn_of_long(pipeline: Pipeline, prompts: Sequence[str], length: int) -> None:
-    words, prompts = load_tokenizer(pipeline.part("tokenizer")), list(dict.fromkeys(prompts))
-    for prompt, n in zip(prompts, token_counts(words, prompts), strict=True):
+    tokenizer, prompts = load_tokenizer(pipeline.part("tokenizer")), list(dict.fromkeys(prompts))
+    for prompt, n in zip(prompts, token_counts(tokenizer, prompts), strict=True):
         if n > length:
             log.warning(
                 "%r: %d tokens with its template; the last %d are not read",
@@ -193,17 +193,17 @@ def _warn_of_long(pipeline: Pipeline, prompts: Sequence[str], length: int) -> No
 def describe(
     pipeline: Pipeline, runner: Runner, prompt: str, seed: int, settings: PictureSettings
 ) -> dict[str, Any]:
-    """What a picture was made from, for its metadata."""
-    said: dict[str, Any] = {
+    """The model, prompt and settings of a picture, for its metadata."""
+    facts: dict[str, Any] = {
         "prompt": prompt, "seed": seed, **asdict(settings),
         "runner": runner.name, "computes": runner.computes, "made_by": f"{TOOL} {__version__}",
     }  # fmt: skip
     pack = pipeline.pack
     if pack is None:
-        return said | {"model": pipeline.name}
-    said |= {"mode": pack.info.mode, "format": pack.format.name, "base": pack.info.base}
+        return facts | {"model": pipeline.name}
+    facts |= {"mode": pack.info.mode, "format": pack.format.name, "base": pack.info.base}
     if pack.manifest:
         path = pack.path.relative_to(pack.folder).as_posix()
         digest = next((f.sha256 for f in pack.manifest.files if f.path == path), None)
-        said |= {"source": pack.manifest.source.id, "weights_sha256": digest}
-    return said
+        facts |= {"source": pack.manifest.source.id, "weights_sha256": digest}
+    return facts

@@ -34,7 +34,7 @@ class Runner(Protocol):
     def encode(self, prompts: Sequence[str], length: int) -> NDArray[np.float32]:
         """Hidden states of the prompts [n, length, width], padded or cut to `length` tokens."""
 
-    def look(self, images: Sequence[NDArray[np.float32]]) -> list[Reference]:
+    def encode_images(self, images: Sequence[NDArray[np.float32]]) -> list[Reference]:
         """Latents of pictures [height, width, 3] in -1 to 1, by the autoencoder's encoder."""
 
     def transformer(self, references: Sequence[Reference] = ()) -> AbstractContextManager[Velocity]:
@@ -49,7 +49,7 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What one part took. peak_bytes: the most that was in use while it ran."""
+    """Time and memory of one component. peak_bytes: the most in use while it ran."""
 
     name: str
     seconds: float
@@ -85,29 +85,29 @@ def paint(
     images: [height, width, 3] in -1 to 1, that the prompts refer to.
     watch: called after every step.
     """
-    steers = settings.guidance_scale > 1 and not runner.pipeline.distilled
+    guides = settings.guidance_scale > 1 and not runner.pipeline.distilled
     with Meter(runner.active_bytes) as encoding:
-        references = runner.look(images) if images else []
+        references = runner.encode_images(images) if images else []
         texts = list(dict.fromkeys(prompts))
-        captions = runner.encode([*texts, *([""] if steers else [])], settings.max_sequence_length)
-    at = [texts.index(p) for p in prompts]
+        captions = runner.encode([*texts, *([""] if guides else [])], settings.max_sequence_length)
+    caption_of = [texts.index(p) for p in prompts]
     z = start(seeds, settings, runner.pipeline.channels)
     sigmas = levels(z.shape[1] * z.shape[2], settings.num_inference_steps)
     with Meter(runner.active_bytes) as denoising, runner.transformer(references) as velocity:
-        if steers:
+        if guides:
             velocity = guided(velocity, captions[-1:], settings.guidance_scale)
-        done = [
+        finished = [
             walk(velocity, z[i : i + 1], captions[k : k + 1], sigmas, watch)[-1]
-            for i, k in enumerate(at)
+            for i, k in enumerate(caption_of)
         ]
-    latents = np.concatenate(done)
+    latents = np.concatenate(finished)
     with Meter(runner.active_bytes) as decoding, runner.decoder() as decode:
-        pictures = np.concatenate([as_bytes(in_tiles(decode, one)) for one in done])
+        pictures = np.concatenate([as_bytes(in_tiles(decode, one)) for one in finished])
     stages = [("encoders", encoding), ("transformer", denoising), ("decoder", decoding)]
     return Painting(pictures, latents, tuple(Stage(name, m.seconds, m.peak) for name, m in stages))
 
 
 def as_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:
     """-1 to 1 -> 0 to 255, rounded as diffusers does; what overflowed becomes black."""
-    clear = np.nan_to_num(images / 2 + 0.5, nan=0.0, posinf=0.0, neginf=0.0)
-    return np.rint(np.clip(clear, 0, 1) * 255).astype(np.uint8)
+    finite = np.nan_to_num(images / 2 + 0.5, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.rint(np.clip(finite, 0, 1) * 255).astype(np.uint8)

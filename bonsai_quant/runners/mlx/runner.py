@@ -70,7 +70,7 @@ class MlxRunner:
         self._free_memory()
         return np.concatenate(states)
 
-    def look(self, images: Sequence[NDArray[np.float32]]) -> list[Reference]:
+    def encode_images(self, images: Sequence[NDArray[np.float32]]) -> list[Reference]:
         """Latents of pictures, by the autoencoder's encoder in float32."""
         import mlx.core as mx
 

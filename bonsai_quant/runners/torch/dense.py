@@ -41,14 +41,16 @@ def open_pipeline(place: str | Path, *, pipeline: str | None = None) -> Flux2Kle
     import torch
     from diffusers import Flux2KleinPipeline
 
-    found = locate(str(place), pipeline=pipeline)
-    given = {} if found.pack is None else {"transformer": dense_transformer(found.pack)}
-    with quiet(), loading("diffusers", found.folder):
-        if found.brings_all:
-            pipe = Flux2KleinPipeline(**given, **_parts(found), is_distilled=found.distilled)
+    located = locate(str(place), pipeline=pipeline)
+    replaced = {} if located.pack is None else {"transformer": dense_transformer(located.pack)}
+    with quiet(), loading("diffusers", located.folder):
+        if located.brings_all:
+            pipe = Flux2KleinPipeline(
+                **replaced, **_components(located), is_distilled=located.distilled
+            )
         else:
             pipe = Flux2KleinPipeline.from_pretrained(
-                found.folder, local_files_only=True, use_safetensors=True, **given
+                located.folder, local_files_only=True, use_safetensors=True, **replaced
             )
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.text_encoder, pipe.transformer, pipe.vae):
@@ -56,7 +58,7 @@ def open_pipeline(place: str | Path, *, pipeline: str | None = None) -> Flux2Kle
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _parts(pipeline: Pipeline) -> dict[str, Any]:
+def _components(pipeline: Pipeline) -> dict[str, Any]:
     """The parts that a deployment brings; its text encoder stays in its 4 bits, to save memory."""
     import torch
     from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler

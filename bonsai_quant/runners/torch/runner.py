@@ -68,7 +68,7 @@ class TorchRunner:
             result: NDArray[np.float32] = torch.cat(states).float().cpu().numpy()
         return result
 
-    def look(self, images: Sequence[NDArray[np.float32]]) -> list[Reference]:
+    def encode_images(self, images: Sequence[NDArray[np.float32]]) -> list[Reference]:
         """Latents of pictures, by diffusers' own method."""
         import torch
         from diffusers import Flux2KleinPipeline

@@ -85,8 +85,8 @@ def _pictures(folder: Path, source: str, seed: int, say: Callable[[str], None]) 
         return f"{problem} -> {install('run')}"
     trained = [f"{source}-{mode}" for mode in MODES]
     packs = [p for m, t in zip(MODES, trained, strict=True) for p in (str(folder / m), t)]
-    there = [p for p in packs if p not in trained or find_shipped_pack(p)]
-    pipelines = [locate(source), *(locate(p) for p in there)]
+    shipped = [p for p in packs if p not in trained or find_shipped_pack(p)]
+    pipelines = [locate(source), *(locate(p) for p in shipped)]
     task = task_for(pipelines, split="test", prompts=PROMPTS, images=IMAGES, seed=seed)
     galleries = []
     for pipeline in pipelines:

@@ -22,41 +22,41 @@ def read_evidence(folder: Path, manifest: Manifest) -> Evidence:
         raise BadInput(
             f"has no {DATA}", where=str(folder), hint="make it with `bonsai-quant report`"
         )
-    said = read_json(path)
+    data = read_json(path)
     try:
-        place = next(
+        index = next(
             i
-            for i, p in enumerate(said["packs"])
+            for i, p in enumerate(data["packs"])
             if p["manifest"]
             and conversion(Manifest.model_validate(p["manifest"])) == conversion(manifest)
         )
-        return _evidence(said, place, folder)
+        return _evidence(data, index, folder)
     except StopIteration:
-        what = "is about other packs than this one"
+        problem = "is about other packs than this one"
     except (KeyError, TypeError, IndexError, AttributeError, ValueError):
-        what = "is not what `bonsai-quant report` writes"
-    raise BadInput(what, where=str(path), hint="make a report of this pack")
+        problem = "is not what `bonsai-quant report` writes"
+    raise BadInput(problem, where=str(path), hint="make a report of this pack")
 
 
 def read_score(path: Path, manifest: Manifest) -> Score:
     """What `score --json` printed, refused when it is about a pack of another conversion."""
-    said = read_json(path)
+    data = read_json(path)
     try:
-        if said["conversion"] != conversion(manifest):
+        if data["conversion"] != conversion(manifest):
             raise BadInput(
                 "is about another pack than this one",
                 where=str(path),
                 hint="score this one: `bonsai-quant score PACK --against SOURCE --json`",
             )
-        task, kept = said["settings"], said["retention"]
+        task, kept = data["settings"], data["retention"]
         return Score(
-            str(said["format"]),
-            int(said["overall"]["pictures"]),
+            str(data["format"]),
+            int(data["overall"]["pictures"]),
             6 * int(task["prompts_per_category"]),
             f"{int(task['width'])} x {int(task['height'])}",
             int(task["num_inference_steps"]),
-            _interval(said["overall"]["score"]),
-            _interval(said["reference"]["overall"]["score"]) if said["reference"] else "",
+            _interval(data["overall"]["score"]),
+            _interval(data["reference"]["overall"]["score"]) if data["reference"] else "",
             _interval(kept["overall"]["retention"]) if kept else "",
         )
     except (KeyError, TypeError, ValueError) as e:
@@ -65,16 +65,16 @@ def read_score(path: Path, manifest: Manifest) -> Score:
         ) from e
 
 
-def _interval(said: dict[str, float | None]) -> str:
-    if None in said.values():  # a share of nothing
+def _interval(data: dict[str, float | None]) -> str:
+    if None in data.values():  # a share of nothing
         return ""
-    value, low, high = (100 * (said[k] or 0) for k in ("value", "low", "high"))
+    value, low, high = (100 * (data[k] or 0) for k in ("value", "low", "high"))
     return f"{value:.1f} % ({low:.1f} to {high:.1f})"
 
 
-def _evidence(said: dict[str, Any], place: int, folder: Path) -> Evidence:
-    pack, gallery = said["packs"][place], said["gallery"]
-    made_by, painted_by = str(said["made_by"]), str(pack["manifest"]["format"])
+def _evidence(data: dict[str, Any], index: int, folder: Path) -> Evidence:
+    pack, gallery = data["packs"][index], data["gallery"]
+    made_by, painted_by = str(data["made_by"]), str(pack["manifest"]["format"])
     checks = tuple(
         (str(c["level"]), str(c["subject"]), str(c["status"]), str(c["detail"]))
         for c in pack["verify"]["checks"]
@@ -89,6 +89,6 @@ def _evidence(said: dict[str, Any], place: int, folder: Path) -> Evidence:
         checks,
         tuple(map(str, gallery["models"])),
         tuple(map(str, gallery["prompts"])),
-        tuple(float(d) for d in decibels[place]) if decibels else (),
+        tuple(float(d) for d in decibels[index]) if decibels else (),
         fs.read_small(picture, MAX_PICTURE),
     )

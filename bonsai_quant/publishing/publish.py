@@ -59,7 +59,7 @@ class Publication:
 class Published:
     """What is there now. made: whether this run made the commit.  ref: of a pull request, or ""."""
 
-    what: Publication
+    publication: Publication
     commit: str
     ref: str
     made: bool
@@ -125,7 +125,7 @@ def publish(
     """
     if create_pr and revision:
         raise UsageError("a pull request has a branch of its own", hint="leave --revision out")
-    what = plan_publication(
+    publication = plan_publication(
         pack,
         repo,
         report=report,
@@ -135,33 +135,35 @@ def publish(
         progress=progress,
     )
     try:
-        return _send(what, private, revision or "", create_pr, into_existing)
+        return _send(publication, private, revision or "", create_pr, into_existing)
     except HubDenied as e:
         e.hint = e.hint.replace("may read it", "may write to it")
         raise
 
 
 def _send(
-    what: Publication, private: bool, revision: str, create_pr: bool, into_existing: bool
+    publication: Publication, private: bool, revision: str, create_pr: bool, into_existing: bool
 ) -> Published:
     user = check_login()
-    repo = open_repo(what.repo, private=private)
-    digest = next(f.sha256 for f in what.files if f.path == MANIFEST)
-    message = f"Publish {what.pack.info.mode} {what.pack.format.name} pack {digest[:12]}"
+    repo = open_repo(publication.repo, private=private)
+    digest = next(f.sha256 for f in publication.files if f.path == MANIFEST)
+    message = (
+        f"Publish {publication.pack.info.mode} {publication.pack.format.name} pack {digest[:12]}"
+    )
     if create_pr:
         main = resolve(repo.name, "")
-        if not is_there(main, what.files, _ours(main)):
+        if not is_there(main, publication.files, _ours(main)):
             revision = find_or_open_request(repo.name, user, message)
     commit, made = put(
         repo.name,
         revision,
-        what.files,
+        publication.files,
         message=message,
         ours=_ours,
         into_existing=into_existing,
     )
-    check_remote(commit, what.files)
-    return Published(what, commit.sha, revision if create_pr else "", made)
+    check_remote(commit, publication.files)
+    return Published(publication, commit.sha, revision if create_pr else "", made)
 
 
 def _the_pack(path: Path) -> tuple[Pack, Manifest]:
@@ -218,21 +220,21 @@ def _files(
     folder: Path, manifest: Manifest, card: str, evidence: Evidence | None
 ) -> tuple[Local, ...]:
     """The manifest's files, the manifest, and what is about them."""
-    made = {CARD: card.encode(), MANIFEST: fs.read_small(folder / MANIFEST)}
+    contents = {CARD: card.encode(), MANIFEST: fs.read_small(folder / MANIFEST)}
     if evidence and evidence.gallery:
-        made[GALLERY] = evidence.gallery
+        contents[GALLERY] = evidence.gallery
     listed = [Local(f.path, folder / f.path, f.size, f.sha256) for f in manifest.files]
-    whole = [Local(n, b, len(b), hashlib.sha256(b).hexdigest()) for n, b in made.items()]
+    whole = [Local(n, b, len(b), hashlib.sha256(b).hexdigest()) for n, b in contents.items()]
     return tuple(sorted((*listed, *whole), key=lambda f: f.path))
 
 
 def _others(folder: Path, names: Collection[str]) -> list[str]:
     """What lies in the folder and is not to be published."""
-    found = []
+    paths = []
     for at, folders, files in os.walk(folder):
         links = [d for d in folders if os.path.islink(os.path.join(at, d))]
-        found += [os.path.relpath(os.path.join(at, n), folder) for n in (*files, *links)]
-    return sorted(f for f in found if f not in names)
+        paths += [os.path.relpath(os.path.join(at, n), folder) for n in (*files, *links)]
+    return sorted(f for f in paths if f not in names)
 
 
 def _ours(commit: Commit) -> set[str]:

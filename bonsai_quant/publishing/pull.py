@@ -66,10 +66,10 @@ def pull(
     missing = [f for f in files if not commit.local(f).exists()]
     _check_room(commit, files, missing, target)
     total = sum(f.size for f in files)
-    due = {f.path: f.sha256 for f in manifest.files} if manifest else {}
+    hashes = {f.path: f.sha256 for f in manifest.files} if manifest else {}
     with Staging(target, overwrite=overwrite) as staging:
         for file in files:
-            _fetch(commit, file, due.get(file.path), staging)
+            _fetch(commit, file, hashes.get(file.path), staging)
             progress(file.size, 0, total)
         staging.commit({f.path for f in files})
     for file in missing:
@@ -92,11 +92,11 @@ def _manifest(commit: Commit) -> Manifest | None:
     if listed is None or not 0 <= listed.size <= MAX_MANIFEST:
         return None
     text = read_remote(commit, MANIFEST) or b""
-    place = f"{commit.place}: {MANIFEST}"
+    where = f"{commit.place}: {MANIFEST}"
     try:
-        return parse_manifest(text, place) if is_of_this_program(text) else None
+        return parse_manifest(text, where) if is_of_this_program(text) else None
     except ValueError as e:
-        raise BadInput(f"is not JSON: {e}", where=place, hint="ask who published it") from e
+        raise BadInput(f"is not JSON: {e}", where=where, hint="ask who published it") from e
 
 
 def _wanted(commit: Commit, manifest: Manifest | None) -> list[Remote]:
@@ -110,26 +110,30 @@ def _wanted(commit: Commit, manifest: Manifest | None) -> list[Remote]:
         if not there:
             raise BadInput("holds no files", where=commit.place, hint="check the name")
         return sorted(there.values(), key=lambda f: f.path)
-    for due in manifest.files:
-        found = there.get(due.path)
-        if found is None or found.size != due.size or found.sha256 not in ("", due.sha256):
+    for expected in manifest.files:
+        remote = there.get(expected.path)
+        if (
+            remote is None
+            or remote.size != expected.size
+            or remote.sha256 not in ("", expected.sha256)
+        ):
             raise HubMismatch(
-                "is not the file that the manifest lists" if found else "is not there",
-                where=(commit.place, due.path),
+                "is not the file that the manifest lists" if remote else "is not there",
+                where=(commit.place, expected.path),
                 hint="ask who published it; nothing was fetched",
             )
     names = {MANIFEST, *(f.path for f in manifest.files), *(n for n in BESIDE if n in there)}
     return [there[n] for n in sorted(names)]
 
 
-def _fetch(commit: Commit, file: Remote, due: str | None, staging: Staging) -> None:
+def _fetch(commit: Commit, file: Remote, listed: str | None, staging: Staging) -> None:
     """Into the cache, from there into the staging folder, hashed as it is copied."""
     bring(commit, file)
     path = commit.local(file)
     size, sha256 = copy_file(staging, file.path, path)
     if size != file.size:
         raise mismatch(commit, file, f"is {size} bytes, the Hub announced {file.size}")
-    for announced in (file.sha256, due):
+    for announced in (file.sha256, listed):
         if announced and sha256 != announced:
             raise mismatch(commit, file, f"has sha256 {sha256}, expected {announced}")
     if not file.sha256 and file.blob and git_hash(fs.read_small(path)) != file.blob:

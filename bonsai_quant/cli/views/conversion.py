@@ -50,8 +50,8 @@ def _beside_published(plan: Plan) -> list[str]:
         sizes = [(f.path, f.size) for f in plan.files if f.format == name]
         rows = [(f"  {name}", "GB", "published")]
         rows += [
-            (f"  {part}", f"{size / 1e9:.3f}", "" if said is None else f"{said:.2f}")
-            for part, size, said in published.beside_published(plan.info.mode, name, sizes)
+            (f"  {part}", f"{size / 1e9:.3f}", "" if theirs is None else f"{theirs:.2f}")
+            for part, size, theirs in published.beside_published(plan.info.mode, name, sizes)
         ]
         blocks.append("\n" + columns(rows, (1, 2)))
     return blocks
@@ -103,17 +103,17 @@ def explained(planned: PlannedTensor) -> Answer:
     return Answer(columns(rows), to_json(t) | {"rule": planned.rule, "lora": added})
 
 
-def converted(made: Converted) -> Answer:
+def converted(result: Converted) -> Answer:
     """What a conversion wrote."""
-    first = next(iter(made.manifests.values()))
+    first = next(iter(result.manifests.values()))
     measured = first.measured
     rows = [
         (
-            f"  {made.out / name}",
+            f"  {result.out / name}",
             megabytes(sum(f.size for f in m.files)),
             f"{m.bits_per_weight:g} bits per packed weight",
         )
-        for name, m in made.manifests.items()
+        for name, m in result.manifests.items()
     ]
     text = [
         f"{first.base}, {first.mode}: {first.counts.packed} layers packed, "
@@ -132,10 +132,10 @@ def converted(made: Converted) -> Answer:
             text.append(f"{measured.groups_below_grid} groups had a scale below 2^-14 and got it")
         if measured.kept_inexact:
             text.append(f"{measured.kept_inexact} kept values were rounded to fp16 and bf16's grid")
-    data = {n: m.model_dump(mode="json") for n, m in made.manifests.items()}
+    data = {n: m.model_dump(mode="json") for n, m in result.manifests.items()}
     return Answer(
         "\n".join(text),
-        {"out": str(made.out), "manifests": data, "layers": [to_json(s) for s in made.layers]},
+        {"out": str(result.out), "manifests": data, "layers": [to_json(s) for s in result.layers]},
     )
 
 

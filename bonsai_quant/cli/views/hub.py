@@ -15,62 +15,79 @@ SHOWN = 10
 """Files left behind that are named one by one."""
 
 
-def listed(what: Publication) -> Answer:
+def listed(publication: Publication) -> Answer:
     """What would be sent, and the card as it would read."""
-    text = [f"{what.repo} would get", _files(what), *_left_out(what), "", "README.md:", what.card]
-    return Answer("\n".join(text), _data(what) | {"card": what.card})
-
-
-def published(made: Published) -> Answer:
-    """What is there now."""
-    what = made.what
-    done = "published" if made.made else "already published"
     text = [
-        f"{done}: {page_of(what.repo)}, commit {made.commit}",
-        *([f"pull request: {page_of(what.repo)}/discussions/{_number(made)}"] if made.ref else []),
-        f"{len(what.files)} files, {megabytes(what.size)}, each compared with what the Hub holds",
-        *_left_out(what),
+        f"{publication.repo} would get",
+        _files(publication),
+        *_left_out(publication),
+        "",
+        "README.md:",
+        publication.card,
     ]
-    more = {"commit": made.commit, "ref": made.ref, "made": made.made, "url": page_of(what.repo)}
-    return Answer("\n".join(text), _data(what) | more)
+    return Answer("\n".join(text), _data(publication) | {"card": publication.card})
 
 
-def pulled(made: Pulled) -> Answer:
+def published(result: Published) -> Answer:
+    """What is there now."""
+    publication = result.publication
+    done = "published" if result.made else "already published"
+    text = [
+        f"{done}: {page_of(publication.repo)}, commit {result.commit}",
+        *(
+            [f"pull request: {page_of(publication.repo)}/discussions/{_number(result)}"]
+            if result.ref
+            else []
+        ),
+        f"{len(publication.files)} files, {megabytes(publication.size)}, "
+        "each compared with what the Hub holds",
+        *_left_out(publication),
+    ]
+    more = {
+        "commit": result.commit,
+        "ref": result.ref,
+        "made": result.made,
+        "url": page_of(publication.repo),
+    }
+    return Answer("\n".join(text), _data(publication) | more)
+
+
+def pulled(result: Pulled) -> Answer:
     """What came down, and what to do with it."""
-    m = made.manifest
+    m = result.manifest
     kind = f"{m.mode} {m.format} pack of {m.base}" if m else "files of another program's pack"
     text = [
-        f"{made.out}: {kind}, {made.files} files, {megabytes(made.size)}",
-        f"from {made.repo} at commit {made.commit}; every file has its announced hash",
-        f"next: bonsai-quant verify {made.out}",
+        f"{result.out}: {kind}, {result.files} files, {megabytes(result.size)}",
+        f"from {result.repo} at commit {result.commit}; every file has its announced hash",
+        f"next: bonsai-quant verify {result.out}",
     ]
     data = {
-        "out": str(made.out),
-        "repo": made.repo,
-        "commit": made.commit,
-        "files": made.files,
-        "size": made.size,
+        "out": str(result.out),
+        "repo": result.repo,
+        "commit": result.commit,
+        "files": result.files,
+        "size": result.size,
         "manifest": m.model_dump(mode="json") if m else None,
     }
     return Answer("\n".join(text), data)
 
 
-def _files(what: Publication) -> str:
-    rows = [(f"  {f.path}", f"{f.size:,} bytes", f.sha256[:16]) for f in what.files]
-    return columns([*rows, ("  in all", f"{what.size:,} bytes")], (1,))
+def _files(publication: Publication) -> str:
+    rows = [(f"  {f.path}", f"{f.size:,} bytes", f.sha256[:16]) for f in publication.files]
+    return columns([*rows, ("  in all", f"{publication.size:,} bytes")], (1,))
 
 
-def _left_out(what: Publication) -> list[str]:
-    if not what.left_out:
+def _left_out(publication: Publication) -> list[str]:
+    if not publication.left_out:
         return []
-    names, more = ", ".join(what.left_out[:SHOWN]), len(what.left_out) - SHOWN
+    names, more = ", ".join(publication.left_out[:SHOWN]), len(publication.left_out) - SHOWN
     return [f"stay here, not of the pack: {names}" + (f" and {more} more" if more > 0 else "")]
 
 
-def _data(what: Publication) -> dict[str, Any]:
-    files = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in what.files]
-    return {"repo": what.repo, "files": files, "left_out": list(what.left_out)}
+def _data(publication: Publication) -> dict[str, Any]:
+    files = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in publication.files]
+    return {"repo": publication.repo, "files": files, "left_out": list(publication.left_out)}
 
 
-def _number(made: Published) -> str:
-    return made.ref.rpartition("/")[2]
+def _number(result: Published) -> str:
+    return result.ref.rpartition("/")[2]

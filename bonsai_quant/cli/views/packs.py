@@ -16,10 +16,10 @@ from bonsai_quant.verification.verify import Verdict
 from .answer import MARKS, Answer
 
 
-def inspected(found: Sequence[Inspection], tensors: bool) -> Answer:
+def inspected(inspections: Sequence[Inspection], tensors: bool) -> Answer:
     """What is in a file or folder."""
     blocks = []
-    for i in found:
+    for i in inspections:
         rows = [(i.kind, i.path), *((f"  {k}", v) for k, v in i.facts)]
         if tensors:
             rows += [(f"  {s.name}", f"{s.dtype} {list(s.shape)}") for s in i.tensors]
@@ -31,7 +31,7 @@ def inspected(found: Sequence[Inspection], tensors: bool) -> Answer:
             "facts": dict(i.facts),
             "tensors": [to_json(s) for s in i.tensors],
         }
-        for i in found
+        for i in inspections
     ]
     return Answer("\n\n".join(blocks), {"found": data})
 
@@ -94,12 +94,12 @@ def diagnosed(findings: Sequence[Finding]) -> Answer:
     return Answer(columns(rows), {"findings": [to_json(f) for f in findings]})
 
 
-def reported(made: Report) -> Answer:
+def reported(result: Report) -> Answer:
     """Where the report is, and what it could not show."""
-    lines = [str(made.out / "report.html")]
-    for pack in made.packs:
+    lines = [str(result.out / "report.html")]
+    for pack in result.packs:
         counts = {s: sum(c.status == s for c in pack.verdict.checks) for s in MARKS}
         lines.append(f"{pack.name}: " + ", ".join(f"{n} {s}" for s, n in counts.items() if n))
-    if isinstance(made.gallery, str):
-        lines.append(f"no pictures: {made.gallery}")
-    return Answer("\n".join(lines), as_data(made))
+    if isinstance(result.gallery, str):
+        lines.append(f"no pictures: {result.gallery}")
+    return Answer("\n".join(lines), as_data(result))

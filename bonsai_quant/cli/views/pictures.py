@@ -50,13 +50,13 @@ def painted(pictures: Pictures | str) -> Answer:
     )
 
 
-def generated(made: Generated) -> Answer:
+def generated(result: Generated) -> Answer:
     """Where the pictures are, and what making them took."""
-    files = [(str(p.path), f"seed {p.seed}", p.prompt) for p in made.pictures]
-    stages = [(s.name, f"{s.seconds:.1f} s", megabytes(s.peak_bytes)) for s in made.stages]
+    files = [(str(p.path), f"seed {p.seed}", p.prompt) for p in result.pictures]
+    stages = [(s.name, f"{s.seconds:.1f} s", megabytes(s.peak_bytes)) for s in result.stages]
     text = [
         columns(files),
-        f"\nby {made.runner}; memory at most, {megabytes(made.at_rest)} of it before loading",
+        f"\nby {result.runner}; memory at most, {megabytes(result.at_rest)} of it before loading",
         columns(stages, (1, 2)),
     ]
-    return Answer("\n".join(text), to_json(made))
+    return Answer("\n".join(text), to_json(result))

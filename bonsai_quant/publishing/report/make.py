@@ -54,38 +54,38 @@ def report(
     against: that source, for `verify` and for the pictures.  out: a folder.
     level: of `verify`.  progress: of weights surveyed.
     """
-    places = [packs] if isinstance(packs, str | Path) else list(packs)
+    paths = [packs] if isinstance(packs, str | Path) else list(packs)
     folder = Path(out)
     for name in (PAGE, DATA, TABLE, GALLERY):
         if (folder / name).exists() and not overwrite:
             raise OutputExists("exists already", where=(folder, name), hint="pass --overwrite")
-    made = tuple(_look_at(Path(p), against, pipeline, level, progress) for p in places)
-    gallery = _paint([str(p) for p in places], against, pipeline)
-    result = Report(made, against, gallery, folder)
+    reports = tuple(_look_at(Path(p), against, pipeline, level, progress) for p in paths)
+    gallery = _paint([str(p) for p in paths], against, pipeline)
+    result = Report(reports, against, gallery, folder)
     data = json.dumps(as_data(result), indent=2, sort_keys=True).encode() + b"\n"
-    made_files = {TABLE: as_csv(result), DATA: data, PAGE: render(result).encode()}
+    contents = {TABLE: as_csv(result), DATA: data, PAGE: render(result).encode()}
     if isinstance(gallery, SideBySide):
-        made_files[GALLERY] = encode_png(side_by_side(gallery))
+        contents[GALLERY] = encode_png(side_by_side(gallery))
     make_folder(folder)
-    for name, content in made_files.items():
+    for name, content in contents.items():
         write_file(folder / name, content, overwrite=overwrite)
     return result
 
 
 def _look_at(
-    place: Path, against: str | None, pipeline: str | None, level: str, progress: Progress
+    path: Path, against: str | None, pipeline: str | None, level: str, progress: Progress
 ) -> PackReport:
-    folders = find_packs(place)
+    folders = find_packs(path)
     if not folders:
         raise BadInput(
-            "holds no pack", where=str(place), hint="give a folder made by `bonsai-quant convert`"
+            "holds no pack", where=str(path), hint="give a folder made by `bonsai-quant convert`"
         )
-    verdict = verify(place, level=level, against=against, pipeline=pipeline)
+    verdict = verify(path, level=level, against=against, pipeline=pipeline)
     opened = [open_pack(f) for f in folders]
     first = opened[0]
     facts = next(iter(inspect(first.folder))).facts
     return PackReport(
-        place.name, first.info.mode, facts, tuple(_size(p) for p in opened),
+        path.name, first.info.mode, facts, tuple(_size(p) for p in opened),
         survey(first, progress), verdict, first.manifest, rebuild(first.manifest, against),
     )  # fmt: skip
 
@@ -95,11 +95,11 @@ def _size(pack: Pack) -> tuple[str, int, int]:
     return pack.format.name, pack.path.stat().st_size, data
 
 
-def _paint(places: Sequence[str], against: str | None, pipeline: str | None) -> SideBySide | str:
+def _paint(paths: Sequence[str], against: str | None, pipeline: str | None) -> SideBySide | str:
     """The same prompts and seeds with the source and every pack; or why it cannot be done here."""
     if problem := missing((*RUN, *LOOK)):
         return problem
-    names = [*([against] if against else []), *places]
+    names = [*([against] if against else []), *paths]
     pictures = []
     try:
         for name in names:
@@ -124,13 +124,13 @@ def side_by_side(gallery: SideBySide) -> NDArray[np.uint8]:
     )
 
 
-def as_csv(made: Report) -> bytes:
+def as_csv(report: Report) -> bytes:
     """Every packed layer of every pack, one a line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["pack", "mode", "layer", "out", "in", "relative_error", "zero_share",
                      "scale_median", "scale_min", "scale_max"])  # fmt: skip
-    for pack in made.packs:
+    for pack in report.packs:
         for s in pack.survey.layers:
             numbers = (s.relative_error, s.zero_share, s.scale_median, s.scale_min, s.scale_max)
             cells = ["" if n is None else f"{n:.9g}" for n in numbers]
@@ -138,17 +138,17 @@ def as_csv(made: Report) -> bytes:
     return text.getvalue().encode()
 
 
-def as_data(made: Report) -> dict[str, Any]:
+def as_data(report: Report) -> dict[str, Any]:
     """The report without its pictures, as plain JSON."""
-    gallery: dict[str, Any] = {"not_painted": made.gallery}
-    if isinstance(made.gallery, SideBySide):
-        gallery = {"models": list(made.gallery.models), "prompts": list(made.gallery.prompts),
-                   "decibels_to_source": [list(d) for d in made.gallery.decibels]}  # fmt: skip
+    gallery: dict[str, Any] = {"not_painted": report.gallery}
+    if isinstance(report.gallery, SideBySide):
+        gallery = {"models": list(report.gallery.models), "prompts": list(report.gallery.prompts),
+                   "decibels_to_source": [list(d) for d in report.gallery.decibels]}  # fmt: skip
     return {
         "schema_version": SCHEMA_VERSION,
         "made_by": f"{TOOL} {__version__}",
-        "source": made.source,
-        "packs": [_pack_data(p) for p in made.packs],
+        "source": report.source,
+        "packs": [_pack_data(p) for p in report.packs],
         "gallery": gallery,
     }
 

@@ -66,14 +66,14 @@ def _sizes(pack: PackReport) -> list[dict[str, str]]:
 
 def _heat(pack: PackReport) -> list[dict[str, Any]]:
     """A table for each kind of block: rows are blocks, columns are layers, cells are errors."""
-    found = {s.name: s.relative_error for s in pack.survey.layers if s.relative_error is not None}
-    if not found:
+    errors = {s.name: s.relative_error for s in pack.survey.layers if s.relative_error is not None}
+    if not errors:
         return []
-    low, high = min(found.values()), max(found.values())
+    low, high = min(errors.values()), max(errors.values())
     tables = []
     for title, single in (("Double blocks", False), ("Single blocks", True)):
         cells: dict[tuple[int, str], float] = {}
-        for name, error in found.items():
+        for name, error in errors.items():
             match = BLOCK.match(name)
             if match and bool(match[1]) == single:
                 cells[int(match[2]), match[3]] = error

@@ -4,7 +4,7 @@ VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 RUN := $(VENV)/bin
 
-.PHONY: help setup demo test test-fast check fmt bench bench-run ladder clean
+.PHONY: help setup demo test test-fast check fmt docs bench bench-run ladder clean
 help:            ## print this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/: .*## / - /; s/:  *## / - /'
 
@@ -33,6 +33,10 @@ check: setup     ## lint, format, types, and which folder may import which
 fmt: setup       ## format the code
 	$(RUN)/ruff check --fix . ; $(RUN)/ruff format .
 
+docs: setup      ## the documentation site, into site/ (strict; nothing is fetched while building)
+	$(PIP) --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(RUN)/mkdocs build --strict
+
 bench: setup     ## convert a full-size checkpoint and compare (needs 30 GB of disk, half an hour)
 	$(PIP) --editable '.[bench]'
 	$(RUN)/python -m benchmarks.convert
@@ -44,4 +48,4 @@ ladder: setup    ## score mini-klein and what rounding keeps of it, for docs/qua
 	$(RUN)/python -m benchmarks.retention
 
 clean:           ## remove what the other targets made
-	rm -rf $(VENV) bonsai-demo build dist .bench
+	rm -rf $(VENV) bonsai-demo build dist site .bench

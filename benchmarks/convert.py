@@ -5,7 +5,7 @@
 All figures of a row come from one run on one machine; timed pairs alternate and the ratio is that
 of their medians. Source pages are dropped from the cache before every timed read, so that a
 conversion and its floor read the same disk. The results go to benchmarks/results/convert.json,
-from which the README's table is made.
+from which the tables of docs/figures.md are made.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The README's table."""
+    """The tables of docs/figures.md."""
     rows = ["| | seconds | squared error | squared error, Gaussian |", "|---|---|---|---|"]
     for name, r in figures["solve"].items():
         rows.append(f"| **{name}** | {r['seconds']:.1f} | {r['relative_error']:.3f} "
@@ -235,7 +235,7 @@ def main(
     work: str, source: str | None, rounds: int, threads: int | None, skip_tools: bool,
     floor: tuple[str, ...] | None,
 ) -> None:  # fmt: skip
-    """Measure, print, and write benchmarks/results/convert.json and the README's table."""
+    """Measure, print, and write results/convert.json and the tables of docs/figures.md."""
     folder = Path(work)
     if floor:
         copy_floor(Path(floor[0]), [int(n) for n in floor[1:]], folder)
@@ -258,7 +258,7 @@ def main(
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(figures, indent=2) + "\n")
     text = table(figures)
-    write_between(ROOT / "README.md", "figures", text)
+    write_between(ROOT / "docs" / "figures.md", "figures", text)
     click.echo(text)
 
 

@@ -13,7 +13,7 @@ from bonsai_quant.core.errors import EnvironmentFault, HubMismatch, HubUnavailab
 from bonsai_quant.core.version import TOOL, __version__
 from bonsai_quant.storage.disk import free_bytes
 
-from . import client
+from . import client, failures
 from .listing import Commit, Remote, cache_folder
 
 log = logging.getLogger(__name__)
@@ -81,8 +81,10 @@ def bring(commit: Commit, file: Remote) -> None:
                 library_version=__version__,
             )
         except (RuntimeError, ValueError) as e:  # of the transfer protocol
-            what = f"could not be fetched: {client.scrubbed(e)}"
-            raise HubUnavailable(what, where=(commit.place, file.path), hint=client.AGAIN) from None
+            what = f"could not be fetched: {failures.scrubbed(e)}"
+            raise HubUnavailable(
+                what, where=(commit.place, file.path), hint=failures.AGAIN
+            ) from None
 
     log.info("%s: fetching %s, %d bytes", commit.place, file.path, file.size)
     client.patiently(call, f"{commit.place}: {file.path}")

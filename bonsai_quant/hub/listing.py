@@ -11,7 +11,7 @@ from typing import Any
 
 from bonsai_quant.core.errors import BadInput, HubMismatch, HubUnavailable, UsageError
 
-from . import client
+from . import client, failures
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def check_id(name: str, revision: str) -> None:
         validate_repo_id(name)
     except HFValidationError as e:
         raise UsageError(
-            f"{name!r} is not a Hub id: {client.scrubbed(e)}", hint="give org/name"
+            f"{name!r} is not a Hub id: {failures.scrubbed(e)}", hint="give org/name"
         ) from e
     parts = revision.split("/") if revision else []
     if not all(re.fullmatch(r"\w[\w.+-]*", p) and ".." not in p for p in parts):
@@ -132,9 +132,9 @@ def _ask(name: str, revision: str) -> Commit:
             e.hint += f", or set HF_HUB_OFFLINE=1 to use commit {sha[:12]} from the cache"
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as e:
-        raise HubUnavailable("what answers is not a Hub", where=shown, hint=client.AGAIN) from e
+        raise failures.not_a_hub(shown) from e
     if not isinstance(info.sha, str) or not SHA.fullmatch(info.sha):
-        raise BadInput("the Hub names no commit", where=shown, hint=client.AGAIN)
+        raise BadInput("the Hub names no commit", where=shown, hint=failures.AGAIN)
     if SHA.fullmatch(revision) and info.sha != revision:
         raise HubMismatch(f"the Hub answered with commit {info.sha}", where=shown)
     log.info("%s is commit %s", shown, info.sha)

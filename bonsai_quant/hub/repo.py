@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bonsai_quant.core.errors import HubConflict, HubDenied, HubUnavailable
 from bonsai_quant.core.version import TOOL
 
-from . import client
+from . import client, failures
 from .listing import check_id
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def check_login() -> str:
         raise HubDenied("no token for the Hub", where="publish", hint=WRITE)
 
     def call() -> str:
-        with client.understood("the Hub"):
+        with failures.understood("the Hub"):
             return str(client.api().whoami()["name"])
 
     try:
@@ -54,7 +54,7 @@ def open_repo(name: str, *, private: bool) -> Repo:
     check_id(name, "")
 
     def call() -> Repo:
-        with client.understood(name):
+        with failures.understood(name):
             return _find(name) or _create(name, private)
 
     repo = client.patiently(call, name)
@@ -78,7 +78,7 @@ def find_or_open_request(name: str, user: str, title: str) -> str:
     """
 
     def call() -> int:
-        with client.understood(name):
+        with failures.understood(name):
             theirs = client.api().get_repo_discussions(
                 name, author=user, discussion_type="pull_request", discussion_status="open"
             )

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from bonsai_quant.core.errors import HubConflict, HubDenied, HubMismatch, HubUnavailable
 from bonsai_quant.storage import fs
 
-from . import client
+from . import client, failures
 from .cache import check_small, git_hash
 from .listing import Commit, Remote, resolve
 
@@ -171,17 +171,19 @@ def _refused(e: Exception, place: str) -> NoReturn:
     if cause is not None:
         _store_said(cause, place)
     if isinstance(e, json.JSONDecodeError | KeyError | TypeError):
-        raise HubUnavailable("what answers is not a Hub", where=place, hint=client.AGAIN) from None
+        raise HubUnavailable(
+            "what answers is not a Hub", where=place, hint=failures.AGAIN
+        ) from None
     if isinstance(e.__cause__, OSError):
         raise e.__cause__
     text = " ".join(str(e).split())
     if "LFS batch" in text:
         raise HubDenied(
-            f"the Hub refuses a file: {client.scrubbed(text.rpartition(': ')[2])}",
+            f"the Hub refuses a file: {failures.scrubbed(text.rpartition(': ')[2])}",
             where=place,
             hint="see the limits of your account, or ask the owner of the repo",
         ) from None
-    raise HubUnavailable(client.scrubbed(text), where=place, hint=client.AGAIN) from None
+    raise HubUnavailable(failures.scrubbed(text), where=place, hint=failures.AGAIN) from None
 
 
 def _store_said(cause: Any, place: str) -> NoReturn:
@@ -195,7 +197,7 @@ def _store_said(cause: Any, place: str) -> NoReturn:
         ) from None
     if status == 422:
         raise HubMismatch(
-            f"the Hub received other bytes than were sent: {client.scrubbed(cause)}",
+            f"the Hub received other bytes than were sent: {failures.scrubbed(cause)}",
             where=place,
             hint="run again",
         ) from None

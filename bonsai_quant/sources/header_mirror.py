@@ -52,7 +52,7 @@ def copy_headers(commit: Commit, files: Iterable[Remote], mirror: Path) -> None:
 
 
 def copy_component_headers(commit: Commit, files: Iterable[Remote], mirror: Path) -> None:
-    """The same of a pipeline's other parts; of another pipeline, only what says so."""
+    """The same of a pipeline's other components; of another pipeline, its index alone."""
     copy_headers(commit, (f for f in files if f.path == INDEX), mirror)
     if (mirror / INDEX).is_file() and names_klein(read_json(mirror / INDEX)):
         copy_headers(commit, (f for f in files if f.path != INDEX), mirror)
@@ -93,11 +93,13 @@ def moved(source: Source, folder: Path) -> Source:
     return replace(source, files=files, model=replace(source.model, tensors=tensors))
 
 
-def moved_components(parts: Components | None, mirror: Path, commit: Commit) -> Components | None:
-    """The same for a pipeline's other parts."""
-    if parts is None:
+def moved_components(
+    components: Components | None, mirror: Path, commit: Commit
+) -> Components | None:
+    """The same for a pipeline's other components."""
+    if components is None:
         return None
-    snapshot, encoder = commit.snapshot, parts.encoder
+    snapshot, encoder = commit.snapshot, components.encoder
 
     def at(stored: StoredTensor) -> StoredTensor:
         return replace(stored, path=snapshot / stored.path.relative_to(mirror))
@@ -108,15 +110,15 @@ def moved_components(parts: Components | None, mirror: Path, commit: Commit) -> 
         tensors=tuple(at(t) for t in encoder.tensors),
         unused=tuple(at(t) for t in encoder.unused),
     )
-    files = tuple(replace(f, path=snapshot / f.name, identity=ABSENT) for f in parts.files)
-    return with_announced_hashes(replace(parts, files=files, encoder=text_encoder), commit)
+    files = tuple(replace(f, path=snapshot / f.name, identity=ABSENT) for f in components.files)
+    return with_announced_hashes(replace(components, files=files, encoder=text_encoder), commit)
 
 
-def with_announced_hashes(parts: Components, commit: Commit) -> Components:
+def with_announced_hashes(components: Components, commit: Commit) -> Components:
     """With the hashes that the Hub announces."""
     remote = {f.path: f for f in commit.files}
-    files = tuple(replace(f, announced=_announced(remote.get(f.name))) for f in parts.files)
-    return replace(parts, files=files)
+    files = tuple(replace(f, announced=_announced(remote.get(f.name))) for f in components.files)
+    return replace(components, files=files)
 
 
 def _announced(file: Remote | None) -> tuple[Algorithm, str] | None:

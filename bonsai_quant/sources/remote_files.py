@@ -47,7 +47,7 @@ def choose(commit: Commit) -> tuple[Remote, ...]:
 
 
 def choose_components(commit: Commit) -> tuple[Remote, ...]:
-    """The files of the pipeline's other parts, with the index that says what they are."""
+    """The files of the pipeline's other components, with the index that names their classes."""
     chosen = [f for f in commit.files if f.path == INDEX or is_component_file(f.path)]
     for file in chosen:
         _check_file(file, commit.place, MAX_SMALL if is_read(file) else MAX_COPIED)

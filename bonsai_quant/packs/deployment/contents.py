@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from bonsai_quant.core.schema import FileRecord
 from bonsai_quant.packs.manifest import SourceFileRecord
-from bonsai_quant.sources.components import CLASS, INDEX, Components, PartFile, TextEncoder
+from bonsai_quant.sources.components import CLASS, INDEX, ComponentFile, Components, TextEncoder
 from bonsai_quant.sources.shards import INDEX_SUFFIX
 
 Maker = Literal["mlx", "hqq"]
@@ -26,7 +26,7 @@ class Quantized:
     path: str
     size: int
     encoder: TextEncoder
-    files: tuple[PartFile, ...]
+    files: tuple[ComponentFile, ...]
 
     @property
     def folder(self) -> str:
@@ -41,7 +41,7 @@ class Deployment:
     copies: files of the source.  small: contents made here.  encoder: None where it is copied.
     """
 
-    copies: Mapping[str, PartFile]
+    copies: Mapping[str, ComponentFile]
     small: Mapping[str, bytes]
     encoder: Quantized | None
 
@@ -71,10 +71,10 @@ class Beside:
     read: tuple[SourceFileRecord, ...] = ()
 
 
-def encoder_files(parts: Components) -> tuple[PartFile, ...]:
+def encoder_files(parts: Components) -> tuple[ComponentFile, ...]:
     """The text encoder's config, index and weights, which a maker reads."""
 
-    def is_read(file: PartFile) -> bool:
+    def is_read(file: ComponentFile) -> bool:
         named = file.path.name == "config.json" or file.path.name.endswith(INDEX_SUFFIX)
         return named or file.path in parts.encoder.files
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from bonsai_quant.core.schema import FileRecord
 from bonsai_quant.packs.manifest import SourceFileRecord
-from bonsai_quant.sources.components import PartFile
+from bonsai_quant.sources.components import ComponentFile
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.copy import copy_file
 from bonsai_quant.storage.staging import Staging
@@ -40,7 +40,7 @@ class _Work:
     files: list[FileRecord] = field(default_factory=list)
     read: dict[str, SourceFileRecord] = field(default_factory=dict)
 
-    def copy(self, path: str, file: PartFile) -> None:
+    def copy(self, path: str, file: ComponentFile) -> None:
         size, sha256 = copy_file(self.staging, self.prefix + path, file.path)
         self._note(file, sha256)
         self.files.append(FileRecord(path, size, sha256))
@@ -68,7 +68,7 @@ class _Work:
         self.small(f"{made.folder}/config.json", found.config)
         tell(sum(f.size for f in made.files), len(made.encoder.tensors))
 
-    def _note(self, file: PartFile, sha256: str) -> None:
+    def _note(self, file: ComponentFile, sha256: str) -> None:
         """Check a file that was read whole, and note its hash."""
         file.check(sha256)
         self.read[file.name] = SourceFileRecord(name=file.name, size=file.size, sha256=sha256)

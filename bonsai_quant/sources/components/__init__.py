@@ -1,6 +1,6 @@
 """What a whole pipeline has beside its transformer: text encoder, tokenizer, VAE and scheduler."""
 
-from .files import Algorithm, PartFile
+from .files import Algorithm, ComponentFile
 from .find import Components, find_components, is_component_file, names_klein
 from .layout import CLASS, FOLDERS, INDEX
 from .text_encoder import TextEncoder
@@ -11,7 +11,7 @@ __all__ = [
     "FOLDERS",
     "INDEX",
     "TextEncoder",
-    "PartFile",
+    "ComponentFile",
     "Components",
     "find_components",
     "is_component_file",

@@ -1,4 +1,4 @@
-"""The files of a pipeline's parts that belong in a pack, and those that do not."""
+"""The files of a pipeline's components that belong in a pack, and those that do not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bonsai_quant.storage.links import refuse_outside
 log = logging.getLogger(__name__)
 
 ENDINGS = (".jinja", ".json", ".model", ".safetensors", ".txt")
-"""Kinds of files that a part consists of."""
+"""Kinds of files that a component consists of."""
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """What a manifest may list."""
 PAPERS = re.compile(r"(LICENSE|NOTICE)([._-][A-Za-z0-9._-]*)?")
@@ -33,7 +33,7 @@ Algorithm = Literal["sha256", "git"]
 
 
 @dataclass(frozen=True, slots=True)
-class PartFile:
+class ComponentFile:
     """A file of the source beside its transformer.
 
     name: inside the pipeline's folder.  identity: as `fs.identity`.
@@ -68,28 +68,28 @@ class PartFile:
             )
 
 
-def part_files(root: Path, part: str) -> Iterator[PartFile]:
-    """The files of one part, in name order; what is left out is logged."""
-    for path in sorted((root / part).iterdir()):
+def component_files(root: Path, component: str) -> Iterator[ComponentFile]:
+    """The files of one component, in name order; what is left out is logged."""
+    for path in sorted((root / component).iterdir()):
         if problem := _unfit(path, root, ENDINGS):
             log.info("%s: is left out: %s", printable(path), problem)
         else:
-            yield _part_file(path, root)
+            yield _component_file(path, root)
 
 
-def root_files(root: Path) -> Iterator[PartFile]:
-    """What goes with the parts: licence, notices, and the pipeline's settings."""
+def root_files(root: Path) -> Iterator[ComponentFile]:
+    """What goes with the components: licence, notices, and the pipeline's settings."""
     for path in sorted(root.iterdir()):
         if not is_paper(path.name):
             continue
         if problem := _unfit(path, root, ("",)):
             log.info("%s: is left out: %s", printable(path), problem)
         else:
-            yield _part_file(path, root)
+            yield _component_file(path, root)
 
 
 def is_paper(name: str) -> bool:
-    """Whether a file at a pipeline's root goes with its parts."""
+    """Whether a file at a pipeline's root goes with its components."""
     return name == SETTINGS or PAPERS.fullmatch(name) is not None
 
 
@@ -109,6 +109,6 @@ def _unfit(path: Path, root: Path, endings: tuple[str, ...]) -> str:
     return "" if path.name.endswith(endings) else f"only {', '.join(ENDINGS)} are taken"
 
 
-def _part_file(path: Path, root: Path) -> PartFile:
+def _component_file(path: Path, root: Path) -> ComponentFile:
     info = os.stat(path)
-    return PartFile(path.relative_to(root).as_posix(), path, info.st_size, fs.identity(info))
+    return ComponentFile(path.relative_to(root).as_posix(), path, info.st_size, fs.identity(info))

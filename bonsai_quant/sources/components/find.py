@@ -1,4 +1,4 @@
-"""Whether a source is a whole pipeline, and then its parts."""
+"""Whether a source is a whole pipeline, and then its components."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bonsai_quant.storage.containers.safetensors import read_header
 from bonsai_quant.storage.links import refuse_outside
 from bonsai_quant.storage.strict_json import read_json
 
-from .files import ENDINGS, PLAIN_NAME, PartFile, is_paper, part_files, root_files
+from .files import ENDINGS, PLAIN_NAME, ComponentFile, component_files, is_paper, root_files
 from .layout import CLASS, FOLDERS, INDEX, NEEDED
 from .text_encoder import TextEncoder, read_encoder
 
@@ -24,38 +24,39 @@ WITHOUT = "pass --transformer-only"
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """The parts of a pipeline. files: theirs, and what goes with them, in name order.
+    """The components of a pipeline beside its transformer.
 
+    files: theirs, and what goes with them, in name order.
     distilled: whether the pipeline says that it needs no guidance.  version: diffusers', of its
     index.
     """
 
-    files: tuple[PartFile, ...]
+    files: tuple[ComponentFile, ...]
     encoder: TextEncoder
     distilled: bool
     version: str
 
-    def of(self, part: str) -> tuple[PartFile, ...]:
-        """The files of one part; of "", those beside the parts."""
-        return tuple(f for f in self.files if f.name.rpartition("/")[0] == part)
+    def of(self, component: str) -> tuple[ComponentFile, ...]:
+        """The files of one component; of "", those at the pipeline's root."""
+        return tuple(f for f in self.files if f.name.rpartition("/")[0] == component)
 
 
 def find_components(root: Path) -> Components | None:
-    """The parts of the pipeline in a folder; None, and a line in the log, where there are none.
+    """The components of the pipeline in a folder; None, and a line in the log, if it has none.
 
-    A pipeline that brings some of them must bring all, and right.
+    A pipeline that has some of them must have all of them, and each must be sound.
     """
     index: Any = read_json(root / INDEX) if (root / INDEX).is_file() else None
-    there = any((root / part).exists() for part in FOLDERS)
-    if not names_klein(index) or not there:
+    has_some = any((root / folder).exists() for folder in FOLDERS)
+    if not names_klein(index) or not has_some:
         why = f"no {INDEX} of a {CLASS}" if not names_klein(index) else "no other parts"
         log.info("%s: %s there, so packs hold the transformer only", printable(root), why)
         return None
-    files = [f for part in FOLDERS for f in _part(root, part)]
-    with _named("text_encoder"):
+    files = [f for folder in FOLDERS for f in _component(root, folder)]
+    with _naming("text_encoder"):
         encoder = read_encoder(root / "text_encoder")
         _check_taken(encoder, files)
-    with _named("vae"):
+    with _naming("vae"):
         _check_vae(root / "vae")
     distilled, version = index.get("is_distilled") is True, str(index.get("_diffusers_version"))
     return Components((*root_files(root), *files), encoder, distilled, version[:40])
@@ -67,28 +68,31 @@ def names_klein(index: Any) -> bool:
 
 
 def is_component_file(name: str) -> bool:
-    """Whether a file of this name (inside the pipeline) belongs to the parts."""
+    """Whether a file of this name (inside the pipeline) belongs to its components."""
     folder, _, last = name.rpartition("/")
     if not folder:
         return is_paper(last)
     return folder in FOLDERS and last.endswith(ENDINGS) and bool(PLAIN_NAME.fullmatch(last))
 
 
-def _part(root: Path, part: str) -> list[PartFile]:
-    with _named(part):
-        folder = root / part
+def _component(root: Path, name: str) -> list[ComponentFile]:
+    """The files of one component, which must be complete."""
+    with _naming(name):
+        folder = root / name
         if not folder.is_dir():
             raise BadInput("is missing", where=str(folder), hint="fetch the pipeline again")
         refuse_outside(folder, root)
-        files = list(part_files(root, part))
+        files = list(component_files(root, name))
         names = {f.name.rpartition("/")[2] for f in files}
-        for name in NEEDED[part]:
-            if name not in names:
-                raise BadInput(f"has no {name}", where=str(folder), hint="fetch the pipeline again")
+        for needed in NEEDED[name]:
+            if needed not in names:
+                raise BadInput(
+                    f"has no {needed}", where=str(folder), hint="fetch the pipeline again"
+                )
     return files
 
 
-def _check_taken(encoder: TextEncoder, files: list[PartFile]) -> None:
+def _check_taken(encoder: TextEncoder, files: list[ComponentFile]) -> None:
     taken = {f.path for f in files}
     if odd := [f for f in encoder.files if f not in taken]:
         raise BadInput("cannot be taken into a pack", where=str(odd[0]), hint="rename it")
@@ -106,11 +110,11 @@ def _check_vae(folder: Path) -> None:
 
 
 @contextmanager
-def _named(part: str) -> Iterator[None]:
-    """Say in an error which part is broken, and how to do without it."""
+def _naming(component: str) -> Iterator[None]:
+    """Say in an error which component is broken, and how to do without it."""
     try:
         yield
     except BonsaiError as e:
-        e.what = f"{part.replace('_', ' ')}: {e.what}"
+        e.what = f"{component.replace('_', ' ')}: {e.what}"
         e.hint = f"{e.hint}, or {WITHOUT}" if e.hint else WITHOUT
         raise

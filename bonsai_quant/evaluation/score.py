@@ -140,14 +140,14 @@ def find_pipelines(place: str, against: str | None, pipeline: str | None) -> lis
     """What is to be scored, then the reference if there is one."""
     reference = locate(against, pipeline=pipeline) if against is not None else None
     spare = str(reference.folder) if reference else None
-    found = [locate(place, pipeline=pipeline, spare=spare)]
+    pipelines = [locate(place, pipeline=pipeline, spare=spare)]
     if reference is not None:
-        found.append(reference)
-    if pipeline is not None and all(p.pack is None for p in found):
+        pipelines.append(reference)
+    if pipeline is not None and all(p.pack is None for p in pipelines):
         raise UsageError(
             f"{place} is a whole pipeline: --pipeline is for packs", hint="leave it out"
         )
-    return found
+    return pipelines
 
 
 def task_for(

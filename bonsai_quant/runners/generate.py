@@ -90,10 +90,9 @@ def generate(
     at_rest = resident()
     check_memory(located, settings, at_rest, max_memory)
     make_folder(files[0].parent)
-    total = len(pairs) * settings.num_inference_steps
     painting = paint(
         runner, [p for p, _ in pairs], [s for _, s in pairs], settings,
-        images=references, watch=lambda: progress(1, 0, total),
+        images=references, watch=lambda: progress(1, 0, len(pairs) * settings.num_inference_steps),
     )  # fmt: skip
     for (prompt, seed), path, pixels in zip(pairs, files, painting.pictures, strict=True):
         parameters = describe(located, runner, prompt, seed, settings)

@@ -1,4 +1,4 @@
-"""A pack of which nobody says how it was made, held against its source: is it the same model?
+"""A pack without a record of how it was made, beside its source: is it the same model?
 
 Training moves codes and scales, so they cannot be expected to be equal. But layers stay themselves:
 the released ternary weights have a cosine of 0.88 with their source, the binary ones 0.77; where

@@ -48,54 +48,57 @@ prompts = click.option(
 )
 
 
+_CONVERSION = (
+    mode,
+    recipe,
+    click.option(
+        "--solver",
+        metavar="NAME",
+        help=f"How codes are chosen: {', '.join(SOLVER_NAMES)} [the recipe's].",
+        shell_complete=completion.solver,
+    ),
+    click.option(
+        "--calibration",
+        metavar="FOLDER",
+        help="Output folder of `calibrate`, for the solvers that need one.",
+        shell_complete=completion.file,
+    ),
+    click.option(
+        "--lora",
+        multiple=True,
+        metavar="FILE[:SCALE]",
+        help="LoRA to merge before rounding; repeat for more.",
+        shell_complete=completion.file,
+    ),
+    click.option(
+        "--lora-partial",
+        is_flag=True,
+        help="Ignore the modules of a LoRA that this model does not have.",
+    ),
+    click.option(
+        "-f",
+        "--format",
+        "formats",
+        multiple=True,
+        metavar="FORMAT",
+        help=f"Format to write: {', '.join(FORMAT_NAMES)}; repeat or separate by commas "
+        f"[{','.join(DEFAULT_FORMATS)}].",
+        shell_complete=completion.format_name,
+    ),
+    click.option("--revision", help="Branch, tag or commit of SOURCE on the Hub."),
+    threads,
+    max_memory,
+    click.option(
+        "--transformer-only",
+        is_flag=True,
+        help="Write the transformer alone, without text encoder, VAE and so on.",
+    ),
+    click.option("--strict", is_flag=True, help="Treat warnings about SOURCE as errors."),
+)
+
+
 def conversion_options(command: Command) -> Command:
     """Add the options that decide what a conversion does."""
-    for option in (
-        mode,
-        recipe,
-        click.option(
-            "--solver",
-            metavar="NAME",
-            help=f"How codes are chosen: {', '.join(SOLVER_NAMES)} [the recipe's].",
-            shell_complete=completion.solver,
-        ),
-        click.option(
-            "--calibration",
-            metavar="FOLDER",
-            help="Output folder of `calibrate`, for the solvers that need one.",
-            shell_complete=completion.file,
-        ),
-        click.option(
-            "--lora",
-            multiple=True,
-            metavar="FILE[:SCALE]",
-            help="LoRA to merge before rounding; repeat for more.",
-            shell_complete=completion.file,
-        ),
-        click.option(
-            "--lora-partial",
-            is_flag=True,
-            help="Ignore the modules of a LoRA that this model does not have.",
-        ),
-        click.option(
-            "-f",
-            "--format",
-            "formats",
-            multiple=True,
-            metavar="FORMAT",
-            help=f"Format to write: {', '.join(FORMAT_NAMES)}; repeat or separate by commas "
-            f"[{','.join(DEFAULT_FORMATS)}].",
-            shell_complete=completion.format_name,
-        ),
-        click.option("--revision", help="Branch, tag or commit of SOURCE on the Hub."),
-        threads,
-        max_memory,
-        click.option(
-            "--transformer-only",
-            is_flag=True,
-            help="Write the transformer alone, without text encoder, VAE and so on.",
-        ),
-        click.option("--strict", is_flag=True, help="Treat warnings about SOURCE as errors."),
-    ):
+    for option in _CONVERSION:
         command = option(command)
     return command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from safetensors.numpy import save_file
 
 import bonsai_quant
 
+TABLE = r"\n_ROWS\b.* = \("
+"""Where every table begins."""
 PACKAGE = Path(bonsai_quant.__file__).parent
 
 
@@ -39,9 +42,9 @@ class House:
         assert not new.exists()
         new.write_text(f"from __future__ import annotations\n{text}")
         before = rows.read_text()
-        assert before.count(after) == before.count("\n_ROWS = (") == 1
+        assert before.count(after) == len(re.findall(TABLE, before)) == 1
         grown = before.replace(after, f"{after}\n    {row}")
-        rows.write_text(grown.replace("\n_ROWS = (", f"\n{needs}\n_ROWS = ("))
+        rows.write_text(re.sub(TABLE, rf"\n{needs}\g<0>", grown))
 
     def run(self, *arguments: object) -> str:
         """Run a command with the copy; -> what it printed."""
@@ -211,3 +214,73 @@ def test_a_verification_level(house, standin_packs):
     statuses = house.statuses(standin_packs, "--level", "toy")
     assert list(statuses) == ["file", "codes", "toy"]
     assert statuses["toy"] == ["passed", "passed"]
+
+
+FORMAT = '''
+"""Codes and scales under other names, scales first."""
+
+from bonsai_quant.core.schema import GROUP, PackedLayer, TensorSpec
+from bonsai_quant.storage.containers.layout import safetensors_layout
+from bonsai_quant.storage.containers.safetensors import read_header
+
+from .format import Format, all_specs, json_bytes
+from .inventory import by_name, packed_inventory
+from .kept import KeptWhole
+from .legal import canonical_scales
+
+
+class ToyFormat(Format):
+    name = "toy"
+    kept = KeptWhole("BF16")
+
+    def weights_path(self, mode):
+        return f"toy-{mode}.safetensors"
+
+    def inventory(self, path, manifest):
+        stored = by_name(read_header(path).tensors)
+        return packed_inventory(stored, path, manifest, mark=".toy", codes=".toy", size=size)
+
+    def parts(self, tensor, bits):
+        out, n = tensor.shape
+        return [TensorSpec(f"{tensor.linear}.scales", "F16", (out, n // GROUP)),
+                TensorSpec(f"{tensor.linear}.toy", "U8", (out, n * bits // 8))]
+
+    def encode(self, layer):
+        return [layer.scales, layer.codes]
+
+    def decode(self, name, shape, bits, parts):
+        scales = canonical_scales(parts[0].astype("f4"), f"{name}.scales")
+        return PackedLayer(name, shape, bits, parts[1], scales)
+
+    def dense(self, layer, parts, start, stop):
+        from bonsai_quant.quantization.dequantize import weights
+
+        return weights(layer, start, stop)
+
+    def layout(self, info):
+        return safetensors_layout(all_specs(self, info), {"format": "toy"})
+
+    def sidecars(self, info):
+        return {"config.json": json_bytes(info.config)}
+
+
+def size(codes, scales):
+    n = scales[1] * GROUP
+    return codes[0], n, codes[1] * 8 // n
+'''
+
+
+def test_a_format(house, tiny):
+    house.add(
+        "packs/formats/toy.py",
+        FORMAT,
+        table="packs/formats/__init__.py",
+        after="_ROWS: tuple[Format, ...] = (",
+        row="ToyFormat(),",
+        needs="from .toy import ToyFormat",
+    )
+    house.run("convert", tiny, "--mode", "ternary", "-f", "toy,bonsai", "-o", "out")
+    assert set(house.statuses("out", "--against", tiny)["codes"]) == {"passed"}
+    house.run("export", "out/toy", "--format", "bonsai", "-o", "again")
+    again, bonsai = (house.folder / p / "model.safetensors" for p in ("again", "out/bonsai"))
+    assert again.read_bytes() == bonsai.read_bytes()

@@ -8,8 +8,9 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from bonsai_quant.conversion.settings import shipped_recipes
-from bonsai_quant.core.schema import FORMAT_NAMES, MODES
+from bonsai_quant.core.schema import MODES
 from bonsai_quant.core.version import TOOL
+from bonsai_quant.packs.formats import FORMAT_NAMES
 from bonsai_quant.quantization.solvers import SOLVER_NAMES
 from bonsai_quant.runners import RUNNERS
 from bonsai_quant.sources.shipped import NAMES, PACKS

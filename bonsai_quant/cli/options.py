@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE
-from bonsai_quant.core.schema import DEFAULT_FORMATS, FORMAT_NAMES, MODES
+from bonsai_quant.core.schema import MODES
+from bonsai_quant.packs.formats import DEFAULT_FORMATS, FORMAT_NAMES
 from bonsai_quant.quantization.solvers import SOLVER_NAMES
 
 from . import completion

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from bonsai_quant.core.errors import OutputExists
 from bonsai_quant.core.recipe import Recipe
-from bonsai_quant.core.schema import DEFAULT_FORMATS, LayerStats, Progress, no_progress, to_json
+from bonsai_quant.core.schema import LayerStats, Progress, no_progress, to_json
 from bonsai_quant.packs.deployment import Beside
 from bonsai_quant.packs.deployment.write import deploy
+from bonsai_quant.packs.formats import DEFAULT_FORMATS
 from bonsai_quant.packs.layers_csv import layers_csv
 from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.packs.output import check_output

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonsai_quant.core.recipe import Recipe
-from bonsai_quant.core.schema import DEFAULT_FORMATS
+from bonsai_quant.packs.formats import DEFAULT_FORMATS
 
 
 @dataclass(frozen=True, slots=True)

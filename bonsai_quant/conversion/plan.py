@@ -9,18 +9,10 @@ from pathlib import Path
 
 from bonsai_quant.core.errors import BadInput, Unsupported, UsageError, unknown
 from bonsai_quant.core.recipe import Recipe, apply_overrides
-from bonsai_quant.core.schema import (
-    DEFAULT_FORMATS,
-    FORMAT_NAMES,
-    GROUP,
-    Action,
-    PackInfo,
-    PackTensor,
-    PlannedTensor,
-)
+from bonsai_quant.core.schema import GROUP, Action, PackInfo, PackTensor, PlannedTensor
 from bonsai_quant.core.threads import Setting, choose_threads
 from bonsai_quant.packs.deployment import DEPLOYMENTS, Deployment, child_bytes, deployments
-from bonsai_quant.packs.formats import FORMATS
+from bonsai_quant.packs.formats import DEFAULT_FORMATS, FORMAT_NAMES, FORMATS
 from bonsai_quant.quantization.solvers import CALIBRATED
 from bonsai_quant.sources.checkpoint import Source
 from bonsai_quant.sources.license import CARD

@@ -29,9 +29,6 @@ def no_progress(n_bytes: int, n_tensors: int, total_bytes: int) -> None:
     """Report nothing."""
 
 
-FORMAT_NAMES = ("bonsai", "mlx", "gemlite", "unpacked", "gguf")
-DEFAULT_FORMATS = ("bonsai", "mlx", "gemlite")
-
 BITS: dict[str, int] = {"ternary": 2, "binary": 1}
 """Bits of one code as held in memory and in the mlx and gemlite formats."""
 

@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 from bonsai_quant.core.errors import BonsaiError
-from bonsai_quant.core.schema import FORMAT_NAMES, MODES, Mode
+from bonsai_quant.core.schema import Mode
 from bonsai_quant.sources.shipped import find_shipped_pack
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.strict_json import strict_json
 
-from . import on_grid as ongrid
-from .formats import FORMATS
+from . import on_grid
+from .formats import FORMAT_NAMES, FORMATS
 from .manifest import BESIDE, is_foreign_manifest, read_manifest
 from .manifest import NAME as MANIFEST
 
@@ -37,18 +37,18 @@ def _is_listed(folder: Path) -> bool:
 
 def weight_file(folder: Path) -> tuple[str, Mode, Path] | None:
     """Format, mode and weight file of a pack's folder, from the files that are there."""
-    for name in FORMAT_NAMES:
-        for mode in MODES:
-            path = folder / FORMATS[name].weights_path(mode)
-            if os.path.lexists(path) and (name != "unpacked" or _is_unpacked(folder, path)):
+    for name, row in FORMATS.items():
+        for mode in row.modes:
+            path = folder / row.weights_path(mode)
+            if os.path.lexists(path) and (not row.is_checkpoint or _is_pack(folder, path)):
                 return name, mode, path
     return None
 
 
-def _is_unpacked(folder: Path, path: Path) -> bool:
-    """Any checkpoint lies like this: our manifest tells, else the weights themselves."""
+def _is_pack(folder: Path, path: Path) -> bool:
+    """Whether what lies like a checkpoint is a pack: our manifest tells, else the weights do."""
     ours = os.path.lexists(folder / MANIFEST) and not is_foreign_manifest(folder)
-    return ours or ongrid.is_on_grid(path)
+    return ours or on_grid.is_on_grid(path)
 
 
 def is_ours(out: Path) -> bool:

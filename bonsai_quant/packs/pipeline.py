@@ -18,6 +18,7 @@ from bonsai_quant.sources.shipped import find_shipped
 from bonsai_quant.storage.strict_json import read_json
 
 from .find import find_packs, weight_file
+from .formats import FORMATS
 from .read import Pack, open_pack
 
 
@@ -92,7 +93,7 @@ def locate(name: str, *, pipeline: str | None = None, spare: str | None = None) 
 def _is_pipeline(folder: Path) -> bool:
     """Whether a folder is a pipeline as diffusers saves one, and not a pack that has an index."""
     weights = weight_file(folder)
-    return (folder / INDEX).exists() and (weights is None or weights[0] == "unpacked")
+    return (folder / INDEX).exists() and (weights is None or FORMATS[weights[0]].is_checkpoint)
 
 
 def missing_components(folder: Path) -> list[str]:

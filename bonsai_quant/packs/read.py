@@ -11,28 +11,23 @@ from typing import Any
 import numpy as np
 
 from bonsai_quant.core.errors import BadInput, VerificationFailed
-from bonsai_quant.core.schema import PackedLayer, PackInfo, PackTensor, StoredTensor
+from bonsai_quant.core.schema import PackedLayer, PackInfo, PackTensor, StoredTensor, TensorSpec
 from bonsai_quant.packs.formats.format import all_specs, stored_parts
-from bonsai_quant.packs.formats.gguf_read import open_gguf
 from bonsai_quant.packs.formats.kept import nearest_kept
 from bonsai_quant.sources.checkpoint import free_fields
 from bonsai_quant.sources.families import Model, detect
 from bonsai_quant.sources.families.model import check_config
 from bonsai_quant.storage import fs, tensors
-from bonsai_quant.storage.containers.safetensors import read_header
 from bonsai_quant.storage.strict_json import strict_json
 
 from .find import find_packs, weight_file
 from .formats import FORMATS, Format
-from .inventory import _dense_view, _inventory
 from .manifest import NAME as MANIFEST
 from .manifest import Manifest, is_foreign_manifest, read_manifest
 
 log = logging.getLogger(__name__)
 KEPT_BY_OTHERS = ("BF16", "F16", "F32")
 """What kept tensors may be in packs of other programs; clients cast them to 16 bits of theirs."""
-PARTS_OF_OTHERS = {"gemlite": {".scales": ("F16",), ".zeros": ("F16",)}}
-"""What parts of packed layers may be there, besides what this program writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +97,7 @@ def open_pack(folder: Path) -> Pack:
             hint=f"give a folder with {FORMATS['bonsai'].weights_path('ternary')}, or "
             "see `bonsai-quant inspect`",
         )
-    name, mode, path = found
+    name, _, path = found
     manifest = (
         None
         if not (folder / MANIFEST).exists() or is_foreign_manifest(folder)
@@ -115,23 +110,17 @@ def open_pack(folder: Path) -> Pack:
             hint="convert again",
         )
     fmt = FORMATS[name]
-    if name == "gguf":
-        mode, (stored, tensors) = "binary", open_gguf(path)
-    else:
-        stored = _index(path)
-        mode, tensors = _inventory(name, mode, stored, manifest, path)
-    model = detect(_dense_view(tensors, path), str(path))
-    info = PackInfo(model.base, mode, _config(path.parent, model), tensors)
-    _check_specs(fmt, info, stored, manifest is None, path)
-    return Pack(folder, fmt, info, stored, manifest)
+    inventory = fmt.inventory(path, manifest)
+    model = detect(_as_checkpoint(inventory.tensors, path), str(path))
+    config = _config(path.parent, model)
+    info = PackInfo(model.base, inventory.mode, config, inventory.tensors)
+    _check_specs(fmt, info, inventory.stored, manifest is None, path)
+    return Pack(folder, fmt, info, inventory.stored, manifest)
 
 
-def _index(path: Path) -> dict[str, StoredTensor]:
-    if path.suffix == ".pt":
-        from bonsai_quant.storage.containers.torchzip_reader import read_index
-
-        return {t.spec.name: t for t in read_index(path)}
-    return {t.spec.name: t for t in read_header(path).tensors}
+def _as_checkpoint(tensors: tuple[PackTensor, ...], path: Path) -> dict[str, StoredTensor]:
+    """The model's tensors as a checkpoint would hold them, for its family to recognise."""
+    return {t.name: StoredTensor(TensorSpec(t.name, "BF16", t.shape), path, 0) for t in tensors}
 
 
 def _config(folder: Path, model: Model) -> dict[str, Any]:
@@ -165,7 +154,7 @@ def _check_specs(
                 hint="convert again",
             )
         found, due = stored[name].spec, expected[name]
-        also = _also(fmt.name, name, name in kept) if foreign else ()
+        also = _also(fmt, name, name in kept) if foreign else ()
         if found.dtype not in (due.dtype, *also) or found.shape != due.shape:
             raise BadInput(
                 f"is {found.dtype} {list(found.shape)}, expected {due.dtype} {list(due.shape)}",
@@ -174,10 +163,10 @@ def _check_specs(
             )
 
 
-def _also(format_name: str, name: str, kept: bool) -> tuple[str, ...]:
+def _also(fmt: Format, name: str, kept: bool) -> tuple[str, ...]:
     """Further dtypes that a tensor may have in packs of other programs."""
-    parts = PARTS_OF_OTHERS.get(format_name, {})
-    return KEPT_BY_OTHERS if kept else parts.get(f".{name.rpartition('.')[2]}", ())
+    ending = f".{name.rpartition('.')[2]}"
+    return KEPT_BY_OTHERS if kept else fmt.foreign_dtypes.get(ending, ())
 
 
 def the_pack(path: Path) -> Pack:

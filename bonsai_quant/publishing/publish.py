@@ -15,6 +15,7 @@ from bonsai_quant.hub.listing import Commit, resolve, split_id
 from bonsai_quant.hub.repo import check_login, find_or_open_request, open_repo
 from bonsai_quant.hub.upload import Local, check_remote, is_there, put, read_remote
 from bonsai_quant.packs.card import Evidence, render_card
+from bonsai_quant.packs.deployment import DEPLOYMENTS
 from bonsai_quant.packs.find import find_packs
 from bonsai_quant.packs.manifest import (
     BESIDE,
@@ -34,9 +35,6 @@ from .evidence import read_evidence, read_score
 from .secrets import check_secrets
 
 log = logging.getLogger(__name__)
-
-TRANSFORMER_ONLY = ("bonsai", "unpacked", "gguf")
-"""Formats whose users bring the other parts of the pipeline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +193,7 @@ def _check_verified(folder: Path, progress: Progress) -> None:
 
 
 def _check_complete(pack: Pack) -> None:
-    if pack.format.name in TRANSFORMER_ONLY:
+    if pack.format.name not in DEPLOYMENTS:
         return
     if lacks := missing_components(pack.folder):
         raise UsageError(

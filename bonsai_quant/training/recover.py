@@ -10,7 +10,8 @@ from pathlib import Path
 from bonsai_quant.conversion.convert import Converted, convert
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE
 from bonsai_quant.core.errors import UsageError
-from bonsai_quant.core.schema import DEFAULT_FORMATS, Progress, no_progress
+from bonsai_quant.core.schema import Progress, no_progress
+from bonsai_quant.packs.formats import DEFAULT_FORMATS
 from bonsai_quant.packs.output import check_free
 from bonsai_quant.quantization.solvers import CALIBRATED
 

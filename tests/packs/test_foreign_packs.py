@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from bonsai_quant import convert, diff, export, generate, inspect, verify
 from bonsai_quant.core.errors import BadInput, BonsaiError
-from bonsai_quant.core.schema import FORMAT_NAMES
 from bonsai_quant.packs.find import find_packs
+from bonsai_quant.packs.formats import FORMAT_NAMES
 from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.packs.read import open_pack
 from bonsai_quant.runners.mlx.runner import MlxRunner

@@ -11,13 +11,8 @@ from safetensors.numpy import load_file
 
 from bonsai_quant import export
 from bonsai_quant.core.errors import VerificationFailed
-from bonsai_quant.core.schema import (
-    BITS,
-    FORMAT_NAMES,
-    PackedLayer,
-    PackTensor,
-)
-from bonsai_quant.packs.formats import FORMATS
+from bonsai_quant.core.schema import BITS, PackedLayer, PackTensor
+from bonsai_quant.packs.formats import FORMAT_NAMES, FORMATS
 from bonsai_quant.packs.read import open_pack
 from bonsai_quant.quantization.solvers import CALIBRATED, SOLVER_NAMES, SOLVERS
 from tests.support import models

@@ -9,11 +9,12 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from bonsai_quant.core.schema import FORMAT_NAMES
+from bonsai_quant.core.schema import MODES
+from bonsai_quant.packs.formats import FORMATS as ROWS
 from bonsai_quant.sources.families import flux2
 
-FORMATS = {"ternary": FORMAT_NAMES[:-1], "binary": FORMAT_NAMES}
-"""What can hold a pack of each mode: gguf, the last, is binary only."""
+FORMATS = {m: tuple(n for n, row in ROWS.items() if m in row.modes) for m in MODES}
+"""What can hold a pack of each mode."""
 TINY = ((1, 2), {"h": 128, "i": 64, "o": 64, "j": 128, "t": 64, "d": 128, "m": 384})
 SMALL = ((2, 3), {"h": 256, "i": 128, "o": 128, "j": 384, "t": 256, "d": 128, "m": 768})
 

@@ -16,7 +16,7 @@ from bonsai_quant.conversion.convert import convert as run_convert
 from bonsai_quant.conversion.export import export as run_export
 from bonsai_quant.conversion.plan import explain
 from bonsai_quant.conversion.plan import plan as run_plan
-from bonsai_quant.core.schema import DEFAULT_FORMATS, FORMAT_NAMES
+from bonsai_quant.packs.formats import DEFAULT_FORMATS, FORMAT_NAMES
 
 
 @click.command()

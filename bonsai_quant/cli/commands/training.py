@@ -11,7 +11,7 @@ from bonsai_quant.cli import options as shared
 from bonsai_quant.cli.output import common_options, open_output, progress_bar
 from bonsai_quant.cli.views import conversion as conversion_view
 from bonsai_quant.cli.views import training as training_view
-from bonsai_quant.core.schema import DEFAULT_FORMATS
+from bonsai_quant.packs.formats import DEFAULT_FORMATS
 from bonsai_quant.quantization.solvers import CALIBRATED
 from bonsai_quant.training.calibrate import calibrate as run_calibrate
 from bonsai_quant.training.distill import distill as run_distill

@@ -7,8 +7,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from bonsai_quant.core.requirements import MLX_SINCE
-from bonsai_quant.core.schema import FORMAT_NAMES
 from bonsai_quant.core.version import TOOL
+from bonsai_quant.packs.formats import FORMATS
 from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.packs.rebuild import rebuild
 from bonsai_quant.sources.license import OTHER, License
@@ -24,9 +24,6 @@ ORIGINALS = {
     "flux2-dev": ("FLUX.2 dev", "black-forest-labs/FLUX.2-dev"),
 }
 """Base -> what people call it, and its repo on the Hub."""
-LIBRARIES = {"mlx": "mlx", "unpacked": "diffusers"}
-"""Format -> the library that the Hub knows for it; this program's own name for the others."""
-TAGS = {"mlx": ("mlx", "apple-silicon"), "gemlite": ("gemlite", "cuda"), "gguf": ("gguf",)}
 BITS = {"ternary": "1.58-bit", "binary": "1-bit"}
 
 
@@ -95,7 +92,7 @@ def _yaml(manifest: Manifest, license: License | None) -> Any:
     if models := _base_models(manifest):
         said |= {"base_model": models, "base_model_relation": "quantized"}
     said |= {
-        "library_name": LIBRARIES.get(manifest.format, TOOL),
+        "library_name": FORMATS[manifest.format].library or TOOL,
         "pipeline_tag": "text-to-image",
         "language": ["en"],
         "tags": _tags(manifest),
@@ -113,7 +110,6 @@ def _base_models(manifest: Manifest) -> list[str]:
 
 
 def _tags(manifest: Manifest) -> list[str]:
-    assert manifest.format in FORMAT_NAMES
     family = ("flux",) if manifest.base.startswith("flux2") else ()
-    own = TAGS.get(manifest.format, ())
+    own = FORMATS[manifest.format].tags
     return [manifest.mode, BITS[manifest.mode], *own, "diffusion", *family, TOOL]

@@ -1,5 +1,4 @@
-"""Formats: one file each, both ways. A new one is a file here, a line in FORMATS and its name in
-`schema.FORMAT_NAMES`.
+"""Formats: one file each, both ways. A new one is a file here and a row in FORMATS.
 
 A format only permutes and repacks; it never rounds. `decode` is the exact inverse of `encode`, and
 refuses values that no pack may hold.
@@ -14,12 +13,15 @@ from .gguf import GgufFormat
 from .mlx import MlxFormat
 from .unpacked import UnpackedFormat
 
-FORMATS: dict[str, Format] = {
-    "bonsai": BonsaiFormat(),
-    "mlx": MlxFormat(),
-    "gemlite": GemliteFormat(),
-    "unpacked": UnpackedFormat(),
-    "gguf": GgufFormat(),
-}
+_ROWS: tuple[Format, ...] = (
+    BonsaiFormat(),
+    MlxFormat(),
+    GemliteFormat(),
+    UnpackedFormat(),
+    GgufFormat(),
+)
+FORMATS = {row.name: row for row in _ROWS}
+FORMAT_NAMES = tuple(FORMATS)
+DEFAULT_FORMATS = tuple(row.name for row in _ROWS if row.by_default)
 
-__all__ = ["FORMATS", "Format"]
+__all__ = ["DEFAULT_FORMATS", "FORMATS", "FORMAT_NAMES", "Format"]

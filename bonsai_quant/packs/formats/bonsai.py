@@ -8,28 +8,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from bonsai_quant.core.schema import GROUP, Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
+from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.storage.containers.layout import Layout, safetensors_layout
+from bonsai_quant.storage.containers.safetensors import read_header
 
-from .format import all_specs, json_bytes
+from .format import Format, all_specs, json_bytes
+from .inventory import Inventory, by_name, packed_inventory
 from .kept import Kept, KeptWhole
 from .legal import canonical_scales, refuse
 
 FORMAT_VERSION = 1
 
 
-class BonsaiFormat:
+class BonsaiFormat(Format):
     """`bonsai/model.safetensors`, format version 1."""
 
     name = "bonsai"
     kept: Kept = KeptWhole("F16")
+    by_default = True
 
     def weights_path(self, mode: Mode) -> str:
         """Path of the weight file inside the pack's folder."""
         return "model.safetensors"
+
+    def inventory(self, path: Path, manifest: Manifest | None) -> Inventory:
+        """See `Format`."""
+        stored = by_name(read_header(path).tensors)
+        return packed_inventory(stored, path, manifest, mark=".codes", codes=".codes", size=_size)
 
     def parts(self, tensor: PackTensor, bits: int) -> list[TensorSpec]:
         """`.codes` and `.scales`."""
@@ -90,3 +100,8 @@ class BonsaiFormat:
     def sidecars(self, info: PackInfo) -> dict[str, bytes]:
         """The transformer's config, as diffusers reads it."""
         return {"config.json": json_bytes(info.config)}
+
+
+def _size(codes: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, int, int]:
+    n = scales[1] * GROUP
+    return codes[0], n, 1 if codes[1] == n // 8 else 2

@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from bonsai_quant.core.schema import Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
+from bonsai_quant.core.schema import MODES, Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
 from bonsai_quant.storage.containers.layout import Layout
 
 if TYPE_CHECKING:
+    from bonsai_quant.packs.manifest import Manifest
+
+    from .inventory import Inventory
     from .kept import Kept
 
 
 class Format(Protocol):
-    """One way to store a pack. Stateless."""
+    """One way to store a pack. Stateless; a row of FORMATS, which subclasses this for its defaults.
+
+    modes: that it can hold.
+    by_default: whether `convert` writes it when no format is asked for.
+    is_checkpoint: its weight file lies where any full-precision checkpoint's does, so that only a
+    manifest, or the weights themselves, tell the two apart.
+    has_kernel: there are kernels that compute with the stored bytes; `verification/kernels` has a
+    file of the format's name that runs them.
+    library, tags: of its model cards; the library is this program where there is none.
+    foreign_dtypes: ending of a stored tensor -> dtypes that it has in packs of other programs too.
+    """
 
     name: str
     kept: Kept
+    modes: tuple[Mode, ...] = MODES
+    by_default: bool = False
+    is_checkpoint: bool = False
+    has_kernel: bool = False
+    library: str | None = None
+    tags: tuple[str, ...] = ()
+    foreign_dtypes: Mapping[str, tuple[str, ...]] = {}
 
     def weights_path(self, mode: Mode) -> str:
         """Path of the weight file inside the pack's folder."""
+
+    def inventory(self, path: Path, manifest: Manifest | None) -> Inventory:
+        """What a weight file holds, from its header. manifest: of this program, where there is one.
+
+        Raises BadInput (3) for a broken file, Unsupported (4) for one that no pack can be.
+        """
 
     def parts(self, tensor: PackTensor, bits: int) -> list[TensorSpec]:
         """The stored tensors that hold one packed layer."""

@@ -9,13 +9,16 @@ tensors: BF16. Any other key makes the clients refuse the file.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from bonsai_quant.core.schema import GROUP, Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
+from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.storage.containers.layout import Layout, torchzip_layout
 
-from .format import all_specs, json_bytes
+from .format import Format, all_specs, json_bytes
+from .inventory import Inventory, by_name, packed_inventory
 from .kept import Kept, KeptWhole
 from .legal import canonical_scales, check_codes, check_equal, refuse
 
@@ -49,11 +52,15 @@ def kernel_metadata(bits: int) -> np.ndarray:
     )
 
 
-class GemliteFormat:
+class GemliteFormat(Format):
     """`transformer-gemlite-int2/state_dict.pt` or `-int1/`."""
 
     name = "gemlite"
     kept: Kept = KeptWhole("BF16")
+    by_default = True
+    has_kernel = True
+    tags = ("gemlite", "cuda")
+    foreign_dtypes = {".scales": ("F16",), ".zeros": ("F16",)}
 
     def _folder(self, mode: Mode) -> str:
         return "transformer-gemlite-int2" if mode == "ternary" else "transformer-gemlite-int1"
@@ -61,6 +68,13 @@ class GemliteFormat:
     def weights_path(self, mode: Mode) -> str:
         """Path of the weight file inside the pack's folder."""
         return f"{self._folder(mode)}/state_dict.pt"
+
+    def inventory(self, path: Path, manifest: Manifest | None) -> Inventory:
+        """See `Format`."""
+        from bonsai_quant.storage.containers.torchzip_reader import read_index
+
+        stored = by_name(read_index(path))
+        return packed_inventory(stored, path, manifest, mark=".W_q", codes=".W_q", size=_size)
 
     def parts(self, tensor: PackTensor, bits: int) -> list[TensorSpec]:
         """`W_q`, `scales`, `zeros`, `metadata`, `orig_shape`."""
@@ -153,3 +167,9 @@ def _check_metadata(
             )
     if tuple(int(n) for n in orig_shape) != shape:
         refuse(f"{name}.orig_shape", "", f"is {orig_shape.tolist()}, expected {list(shape)}")
+
+
+def _size(codes: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, int, int]:
+    """Both lie transposed."""
+    n = scales[0] * GROUP
+    return codes[1], n, codes[0] * 8 // max(n, 1)

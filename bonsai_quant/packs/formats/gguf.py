@@ -16,17 +16,29 @@ Q2_0 could, but released readers do not know it, and its number stands for two s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from bonsai_quant.core.errors import Unsupported
-from bonsai_quant.core.schema import GROUP, Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
+from bonsai_quant.core.errors import BadInput, Unsupported
+from bonsai_quant.core.schema import (
+    GROUP,
+    Mode,
+    PackedLayer,
+    PackInfo,
+    PackTensor,
+    StoredTensor,
+    TensorSpec,
+)
+from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.quantization.bf16 import from_bf16
-from bonsai_quant.sources.families import original_rows
+from bonsai_quant.sources.families import detect, original_rows
 from bonsai_quant.storage.containers.gguf import ALIGN, KINDS, GgufTensor
+from bonsai_quant.storage.containers.gguf_reader import read_gguf
 from bonsai_quant.storage.containers.layout import Layout, gguf_layout
 
-from .format import json_bytes, stored_parts
+from .format import Format, json_bytes, stored_parts
+from .inventory import Inventory
 from .kept import Kept, to_bf16, to_float16
 from .legal import canonical_scales
 
@@ -39,6 +51,8 @@ FILE_TYPE = 40
 """`general.file_type` of files that are mostly Q1_0."""
 QUANTIZATION_VERSION = 2
 """Of the block layouts, as ggml counts them."""
+
+READABLE = (PACKED, "BF16", "F32")
 
 
 class GgufKept:
@@ -60,15 +74,21 @@ class GgufKept:
         return to_float16(exact, tensor.name)
 
 
-class GgufFormat:
+class GgufFormat(Format):
     """`diffusion-model-q1_0.gguf`."""
 
     name = "gguf"
     kept: Kept = GgufKept()
+    modes = ("binary",)
+    tags = ("gguf",)
 
     def weights_path(self, mode: Mode) -> str:
         """Path of the weight file inside the pack's folder."""
         return "diffusion-model-q1_0.gguf"
+
+    def inventory(self, path: Path, manifest: Manifest | None) -> Inventory:
+        """See `Format`."""
+        return _inventory(path)
 
     def parts(self, tensor: PackTensor, bits: int) -> list[TensorSpec]:
         """Its rows of blocks; Unsupported where codes are ternary."""
@@ -176,3 +196,35 @@ def _gather(fmt: GgufFormat, info: PackInfo) -> list[tuple[GgufTensor, list[Tens
         kind = PACKED if first.packed else kept_kind(first.shape)
         made.append((GgufTensor(name, kind, (height, *first.shape[1:])), [s for _, s, _ in held]))
     return made
+
+
+def _inventory(path: Path) -> Inventory:
+    """The stored pieces have the names that `pieces` gives them."""
+    found = {t.name: t for t in read_gguf(path).tensors}
+    if odd := next((t for t in found.values() if t.kind not in READABLE), None):
+        raise Unsupported(
+            f"is {odd.kind}; a binary pack holds {', '.join(READABLE)}",
+            where=(path, f"tensor {odd.name}"),
+            hint="see `bonsai-quant inspect` for what is in it",
+        )
+    dense = {n: StoredTensor(TensorSpec(n, "BF16", t.shape), path, 0) for n, t in found.items()}
+    model = detect(dense, str(path))
+    if model.layout != "original":
+        raise BadInput("has diffusers names; those of the original layout were expected",
+                       where=str(path), hint="convert again")  # fmt: skip
+    stored: dict[str, StoredTensor] = {}
+    tensors = []
+    for t in model.tensors:
+        whole = found[t.pieces[0].stored.spec.name]
+        packed = whole.kind == PACKED and len(t.shape) == 2
+        kind = PACKED if packed else kept_kind(t.shape)
+        if kind != whole.kind:
+            raise BadInput(f"is {whole.kind}, expected {kind}",
+                           where=(path, f"tensor {whole.name}"), hint="convert again")  # fmt: skip
+        row_bytes = whole.nbytes // whole.shape[0]
+        for piece, spec in zip(t.pieces, pieces(t.name, kind, t.shape), strict=True):
+            stored[spec.name] = StoredTensor(spec, path, whole.offset + piece.start * row_bytes)
+        tensors.append(PackTensor(t.name, t.shape, "binary" if packed else "keep"))
+    if not any(t.packed for t in tensors):
+        raise BadInput("holds no packed layer", where=str(path), hint="convert again")
+    return Inventory("binary", stored, tuple(tensors))

@@ -8,29 +8,42 @@ s, bias -s, codes 0, 1, 2. Binary: scale 2 s, bias -s, codes 0, 1. Kept tensors:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from bonsai_quant.core.schema import GROUP, Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
+from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.quantization.bf16 import bf16_bits, from_bf16
 from bonsai_quant.storage.containers.layout import Layout, safetensors_layout
+from bonsai_quant.storage.containers.safetensors import read_header
 
-from .format import all_specs, json_bytes
+from .format import Format, all_specs, json_bytes
+from .inventory import Inventory, by_name, packed_inventory
 from .kept import Kept, KeptWhole
 from .legal import canonical_scales, check_codes, check_equal
 
 FOLDER = "transformer-packed-mflux"
 
 
-class MlxFormat:
+class MlxFormat(Format):
     """`transformer-packed-mflux/diffusion_pytorch_model.safetensors`."""
 
     name = "mlx"
     kept: Kept = KeptWhole("BF16")
+    by_default = True
+    has_kernel = True
+    library = "mlx"
+    tags = ("mlx", "apple-silicon")
 
     def weights_path(self, mode: Mode) -> str:
         """Path of the weight file inside the pack's folder."""
         return f"{FOLDER}/diffusion_pytorch_model.safetensors"
+
+    def inventory(self, path: Path, manifest: Manifest | None) -> Inventory:
+        """See `Format`."""
+        stored = by_name(read_header(path).tensors)
+        return packed_inventory(stored, path, manifest, mark=".scales", codes=".weight", size=_size)
 
     def parts(self, tensor: PackTensor, bits: int) -> list[TensorSpec]:
         """`.weight`, `.scales` and `.biases`."""
@@ -94,3 +107,8 @@ class MlxFormat:
             f"{FOLDER}/quantization_config.json": json_bytes(quantization),
             f"{FOLDER}/checkpoint_manifest.json": json_bytes(checkpoint),
         }
+
+
+def _size(codes: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, int, int]:
+    n = scales[1] * GROUP
+    return codes[0], n, codes[1] * 32 // max(n, 1)

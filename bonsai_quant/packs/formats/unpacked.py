@@ -7,14 +7,18 @@ with the smallest one, which is what a conversion gives it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from bonsai_quant.core.schema import GROUP, Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
+from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.quantization.bf16 import bf16_bits, from_bf16
 from bonsai_quant.storage.containers.layout import Layout, safetensors_layout
+from bonsai_quant.storage.containers.safetensors import read_header
 
-from .format import all_specs, json_bytes
+from .format import Format, all_specs, json_bytes
+from .inventory import Inventory, by_name, dense_inventory
 from .kept import Kept, KeptWhole
 from .legal import canonical_scales, refuse
 
@@ -22,15 +26,21 @@ ROWS = 1024
 """Rows decoded at a time: a layer of 28k rows would take 340 MB in float32."""
 
 
-class UnpackedFormat:
+class UnpackedFormat(Format):
     """`transformer/diffusion_pytorch_model.safetensors`."""
 
     name = "unpacked"
     kept: Kept = KeptWhole("BF16")
+    is_checkpoint = True
+    library = "diffusers"
 
     def weights_path(self, mode: Mode) -> str:
         """Path of the weight file inside the pack's folder."""
         return "transformer/diffusion_pytorch_model.safetensors"
+
+    def inventory(self, path: Path, manifest: Manifest | None) -> Inventory:
+        """See `Format`."""
+        return dense_inventory(by_name(read_header(path).tensors), path, manifest)
 
     def parts(self, tensor: PackTensor, bits: int) -> list[TensorSpec]:
         """`.weight`, as in the source."""

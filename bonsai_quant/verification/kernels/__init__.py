@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from bonsai_quant.packs.formats import FORMATS
+
 from .result import KernelCheck
 
 if TYPE_CHECKING:
     from bonsai_quant.core.schema import PackTensor
     from bonsai_quant.packs.read import Pack
 
-KERNELS = ("mlx", "gemlite")
+KERNELS = tuple(name for name, row in FORMATS.items() if row.has_kernel)
 """Formats that have such a file."""
 
 

@@ -156,7 +156,7 @@ class ToyRunner:
     name, computes = "toy", "float32"
 
     def __init__(self, pipeline):
-        self.place = pipeline
+        self.pipeline = pipeline
 
     def encode(self, prompts, length):
         return np.zeros((len(prompts), length, 8), np.float32)

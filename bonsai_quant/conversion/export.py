@@ -16,7 +16,7 @@ from bonsai_quant.packs.integrity import require_whole
 from bonsai_quant.packs.manifest import Manifest, SourceRecord
 from bonsai_quant.packs.pipeline import find_pipeline
 from bonsai_quant.packs.provenance import Provenance
-from bonsai_quant.packs.read import Pack, the_pack
+from bonsai_quant.packs.read import Pack, open_one
 from bonsai_quant.packs.write import PackWriter
 from bonsai_quant.sources.components import find_components
 from bonsai_quant.storage import fs
@@ -48,7 +48,7 @@ def export(
 
     (name,) = check_formats([format])
     workers, _ = choose_threads(threads)
-    source, target = the_pack(Path(pack)), Path(out)
+    source, target = open_one(Path(pack)), Path(out)
     check_free(target, overwrite=overwrite)
     require_whole(source, hint="convert again")
     _check_apart(source.folder, target)

@@ -13,7 +13,7 @@ from bonsai_quant.core.errors import Unsupported
 from bonsai_quant.core.schema import PackTensor, Progress, no_progress
 from bonsai_quant.core.threads import choose_threads
 
-from .read import Pack, the_pack
+from .read import Pack, open_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def diff(
     progress: Progress = no_progress,
 ) -> PackDiff:
     """Compare tensor by tensor. Layers are in name order; both packs must be of one mode."""
-    first, second = the_pack(Path(a)), the_pack(Path(b))
+    first, second = open_one(Path(a)), open_one(Path(b))
     if first.info.mode != second.info.mode:
         raise Unsupported(
             f"{a} is {first.info.mode} and {b} is {second.info.mode}; codes of "

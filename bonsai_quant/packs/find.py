@@ -3,52 +3,119 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from bonsai_quant.core.errors import BonsaiError
+from bonsai_quant.core.errors import BadInput, BonsaiError
 from bonsai_quant.core.schema import Mode
 from bonsai_quant.sources.shipped import find_shipped_pack
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.strict_json import strict_json
 
 from . import on_grid
-from .formats import FORMAT_NAMES, FORMATS
-from .manifest import BESIDE, is_foreign_manifest, read_manifest
+from .formats import FORMATS
+from .manifest import BESIDE, Manifest, is_of_this_program, validate_manifest
 from .manifest import NAME as MANIFEST
 
 RECORDS = ("calibration.json", "folding.json", "distillation.json")
 """What lies in the folders that lead to packs, and lists their files."""
 
 
-def find_packs(path: Path) -> list[Path]:
-    """The pack folders at `path`: itself, those that a conversion put into it, or a shipped one."""
-    if not os.path.lexists(path) and (shipped := find_shipped_pack(str(path))):
-        return [shipped]
-    if weight_file(path) or _is_listed(path):
-        return [path]
-    # A manifest without its weights is a damaged pack, which must not be passed over.
-    folders = [path / n for n in FORMAT_NAMES]
-    return [f for f in folders if weight_file(f) or _is_listed(f)]
+@dataclass(frozen=True, slots=True)
+class PackFolder:
+    """A pack's folder, looked at once: what lies in it and what its manifest says.
+
+    format, mode, weights: of the weight file; None where there is none.
+    manifest: of this program.  foreign: of another, as parsed.  broken: what is wrong with it.
+    All three are None where no manifest.json is there.
+    """
+
+    path: Path
+    format: str | None
+    mode: Mode | None
+    weights: Path | None
+    manifest: Manifest | None
+    foreign: Mapping[str, Any] | None
+    broken: BonsaiError | None
+
+    @property
+    def is_pack(self) -> bool:
+        """Weights are there, or a manifest of this program; without weights the pack is damaged."""
+        listed = self.manifest is not None or self.broken is not None
+        return self.weights is not None or listed
+
+    def own_manifest(self) -> Manifest | None:
+        """The manifest of this program; None in packs of others. Raises what is wrong with it."""
+        if self.broken is not None:
+            raise self.broken
+        return self.manifest
 
 
-def _is_listed(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file() and not is_foreign_manifest(folder)
+def look(folder: Path) -> PackFolder:
+    """Look at a folder, whatever it holds. Its manifest is read and parsed once."""
+    manifest, foreign, broken = _read_manifest(folder)
+    listed = os.path.lexists(folder / MANIFEST) and foreign is None
+    name, mode, weights = _weights(folder, listed) or (None, None, None)
+    return PackFolder(folder, name, mode, weights, manifest, foreign, broken)
 
 
-def weight_file(folder: Path) -> tuple[str, Mode, Path] | None:
-    """Format, mode and weight file of a pack's folder, from the files that are there."""
+def _read_manifest(
+    folder: Path,
+) -> tuple[Manifest | None, Mapping[str, Any] | None, BonsaiError | None]:
+    """(this program's, another's, what is wrong): at most one of them."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return None, None, None
+    try:
+        data = strict_json(fs.read_small(path))
+        if not is_of_this_program(data):
+            return None, data if isinstance(data, dict) else {}, None
+        return validate_manifest(data, str(path)), None, None
+    except BonsaiError as e:
+        return None, None, e
+    except ValueError as e:
+        wrong = BadInput(f"is not JSON: {e}", where=str(path), hint="convert again")
+        return None, None, wrong
+
+
+def _weights(folder: Path, listed: bool) -> tuple[str, Mode, Path] | None:
+    """Format, mode and weight file. listed: a manifest of this program lies beside it.
+
+    What lies like a checkpoint is a pack where our manifest says so, or the weights do.
+    """
     for name, row in FORMATS.items():
         for mode in row.modes:
             path = folder / row.weights_path(mode)
-            if os.path.lexists(path) and (not row.is_checkpoint or _is_pack(folder, path)):
+            if os.path.lexists(path) and (
+                not row.is_checkpoint or listed or on_grid.is_on_grid(path)
+            ):
                 return name, mode, path
     return None
 
 
-def _is_pack(folder: Path, path: Path) -> bool:
-    """Whether what lies like a checkpoint is a pack: our manifest tells, else the weights do."""
-    ours = os.path.lexists(folder / MANIFEST) and not is_foreign_manifest(folder)
-    return ours or on_grid.is_on_grid(path)
+def find_packs(path: Path) -> list[PackFolder]:
+    """The packs at `path`: itself, those that a conversion put into it, or a shipped one."""
+    if not os.path.lexists(path) and (shipped := find_shipped_pack(str(path))):
+        return [look(shipped)]
+    if (here := look(path)).is_pack:
+        return [here]
+    # A manifest without its weights is a damaged pack, which must not be passed over.
+    return [f for f in (look(path / name) for name in FORMATS) if f.is_pack]
+
+
+def require_packs(path: Path) -> list[PackFolder]:
+    """The packs at `path`; BadInput where there is none."""
+    if folders := find_packs(path):
+        return folders
+    raise no_pack(path)
+
+
+def no_pack(path: Path) -> BadInput:
+    """The error for a path without packs."""
+    hint = "give a folder made by `bonsai-quant convert`"
+    return BadInput("holds no pack", where=str(path), hint=hint)
 
 
 def is_ours(out: Path) -> bool:
@@ -64,20 +131,18 @@ def is_ours(out: Path) -> bool:
     folders = find_packs(out)
     listed: set[str] = set()
     for folder in folders:
-        try:
-            manifest = read_manifest(folder)
-        except BonsaiError:
+        if folder.manifest is None:
             return False
-        listed |= {str((folder / f.path).relative_to(out)) for f in manifest.files}
-        listed |= {str((folder / n).relative_to(out)) for n in (MANIFEST, *BESIDE)}
+        names = (*(f.path for f in folder.manifest.files), MANIFEST, *BESIDE)
+        listed |= {str((folder.path / n).relative_to(out)) for n in names}
     return bool(folders) and there <= listed
 
 
 def _listed(record: Path) -> set[str]:
     """The files that a record says belong to it."""
     try:
-        said = strict_json(fs.read_small(record))
+        data = strict_json(fs.read_small(record))
     except (BonsaiError, ValueError):
         return set()
-    files = said.get("files") if isinstance(said, dict) else None
+    files = data.get("files") if isinstance(data, dict) else None
     return {f for f in files if isinstance(f, str)} if isinstance(files, list) else set()

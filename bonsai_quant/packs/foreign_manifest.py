@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,8 @@ from typing import Any
 from bonsai_quant.core.errors import BadInput
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.links import refuse_outside
-from bonsai_quant.storage.strict_json import strict_json
 
-from .manifest import MAX_FILES, NAME, is_foreign_manifest
+from .manifest import MAX_FILES, NAME
 
 PATHS = ("remote_path", "path", "filename", "name")
 """Keys that have been seen to hold a file's path; where there are two, the first is the repo's."""
@@ -30,16 +30,15 @@ class Listed:
     sha256: str | None
 
 
-def listed_files(folder: Path) -> tuple[Listed, ...] | None:
-    """The files of a folder's manifest; None without such a list of paths with sizes or sha256.
+def listed_files(manifest: Mapping[str, Any], folder: Path) -> tuple[Listed, ...] | None:
+    """The files that a manifest lists; None without a list of paths with sizes or sha256.
 
-    BadInput at a path that is not a plain one below the folder.
+    folder: where it lies.  BadInput at a path that is not a plain one below the folder.
     """
-    entries = _said(folder).get("files")
+    entries = manifest.get("files")
     if not isinstance(entries, list) or not 0 < len(entries) <= MAX_FILES:
         return None
-    found = [_listed(entry) for entry in entries]
-    files = tuple(f for f in found if f is not None)
+    files = tuple(f for f in map(_listed, entries) if f is not None)
     if len(files) < len(entries) or len({f.path for f in files}) < len(files):
         return None
     for file in files:
@@ -52,10 +51,10 @@ def listed_files(folder: Path) -> tuple[Listed, ...] | None:
     return files
 
 
-def model_version(folder: Path) -> str:
+def model_version(manifest: Mapping[str, Any]) -> str:
     """What another program's manifest calls the model; '' where it does not."""
-    said = _said(folder).get("model_version")
-    return said[:80] if isinstance(said, str) else ""
+    version = manifest.get("model_version")
+    return version[:80] if isinstance(version, str) else ""
 
 
 def wrong_file(folder: Path, file: Listed) -> str:
@@ -74,14 +73,6 @@ def wrong_file(folder: Path, file: Listed) -> str:
     finally:
         os.close(fd)
     return ""
-
-
-def _said(folder: Path) -> dict[str, Any]:
-    """The manifest, if there is one of another program."""
-    if not is_foreign_manifest(folder):
-        return {}
-    said = strict_json(fs.read_small(folder / NAME))
-    return said if isinstance(said, dict) else {}
 
 
 def _listed(entry: object) -> Listed | None:

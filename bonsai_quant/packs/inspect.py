@@ -65,8 +65,9 @@ def _pack(pack: Pack) -> Inspection:
         ("weight file", f"{pack.path.stat().st_size} bytes"),
     ]
     if m is None:
-        said = model_version(pack.folder)
-        facts.append(("manifest", "none of this program" + (f", but of {said!r}" if said else "")))
+        version = model_version(pack.foreign)
+        other = f", but of {version!r}" if version else ""
+        facts.append(("manifest", f"none of this program{other}"))
     else:
         facts += [
             ("bits per packed weight", f"{m.bits_per_weight:g}"),

@@ -70,9 +70,10 @@ def listed_weights(pack: Pack) -> Listed | None:
     """What the manifest, whoever wrote it, says of the weight file; None when it says nothing."""
     path = pack.path.relative_to(pack.folder).as_posix()
     if pack.manifest is None:
-        return next((f for f in listed_files(pack.folder) or () if f.path == path), None)
-    found = (f for f in pack.manifest.files if f.path == path)
-    return next((Listed(f.path, f.size, f.sha256) for f in found), None)
+        files = listed_files(pack.foreign, pack.folder) or ()
+    else:
+        files = tuple(Listed(f.path, f.size, f.sha256) for f in pack.manifest.files)
+    return next((f for f in files if f.path == path), None)
 
 
 @contextmanager

@@ -151,17 +151,23 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
     """The manifest that a text holds. path: for messages."""
     try:
         data = strict_json(text)
-        if isinstance(data, dict) and data.get("schema_version", 1) != SCHEMA_VERSION:
-            raise Unsupported(
-                f"has schema version {data['schema_version']}; this version reads {SCHEMA_VERSION}",
-                where=path,
-                hint="upgrade bonsai-quant",
-            )
+    except ValueError as e:
+        raise BadInput(f"is not JSON: {e}", where=path, hint="convert again") from e
+    return validate_manifest(data, path)
+
+
+def validate_manifest(data: object, path: str) -> Manifest:
+    """The manifest that parsed JSON is. path: for messages."""
+    if isinstance(data, dict) and data.get("schema_version", 1) != SCHEMA_VERSION:
+        raise Unsupported(
+            f"has schema version {data['schema_version']}; this version reads {SCHEMA_VERSION}",
+            where=path,
+            hint="upgrade bonsai-quant",
+        )
+    try:
         manifest = Manifest.model_validate(data)
     except pydantic.ValidationError as e:
         raise BadInput(first_problem(e), where=path, hint="convert again") from e
-    except ValueError as e:
-        raise BadInput(f"is not JSON: {e}", where=path, hint="convert again") from e
     paths = [f.path for f in manifest.files]
     if len(set(paths)) != len(paths):
         raise BadInput("lists a file twice", where=path, hint="convert again")
@@ -174,19 +180,7 @@ def conversion(manifest: Manifest) -> dict[str, Any]:
     return {k: fields[k] for k in ("base", "mode", "recipe", "source", "measured", "calibration")}
 
 
-def is_foreign_manifest(folder: Path) -> bool:
-    """A manifest.json is there, but another program wrote it."""
-    path = folder / NAME
-    if not path.is_file():
-        return False
-    try:
-        return not is_of_this_program(fs.read_small(path))
-    except (ValueError, BadInput):
-        return False
-
-
-def is_of_this_program(text: bytes) -> bool:
-    """Whether a manifest.json is one of this program; ValueError when it is no JSON."""
-    data = strict_json(text)
+def is_of_this_program(data: object) -> bool:
+    """Whether parsed JSON is a manifest of this program."""
     tool = data.get("tool") if isinstance(data, dict) else None
     return isinstance(tool, dict) and tool.get("name") == TOOL

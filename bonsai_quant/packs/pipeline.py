@@ -17,7 +17,7 @@ from bonsai_quant.sources.remote import cached_pipeline
 from bonsai_quant.sources.shipped import find_shipped
 from bonsai_quant.storage.strict_json import read_json
 
-from .find import find_packs, weight_file
+from .find import find_packs, look
 from .formats import FORMATS
 from .read import Pack, open_pack
 
@@ -45,7 +45,7 @@ class Pipeline:
     @property
     def brings_all(self) -> bool:
         """Whether the other components are those of a pack: its own, or another's."""
-        return weight_file(self.folder) is not None and not _is_pipeline(self.folder)
+        return look(self.folder).weights is not None and not _is_pipeline(self.folder)
 
     def part(self, name: str) -> Path:
         """The folder of a component."""
@@ -92,8 +92,10 @@ def locate(name: str, *, pipeline: str | None = None, spare: str | None = None) 
 
 def _is_pipeline(folder: Path) -> bool:
     """Whether a folder is a pipeline as diffusers saves one, and not a pack that has an index."""
-    weights = weight_file(folder)
-    return (folder / INDEX).exists() and (weights is None or FORMATS[weights[0]].is_checkpoint)
+    if not (folder / INDEX).exists():
+        return False
+    name = look(folder).format
+    return name is None or FORMATS[name].is_checkpoint
 
 
 def missing_components(folder: Path) -> list[str]:
@@ -126,7 +128,7 @@ def find_pipeline(name: str) -> Path:
         return _named(name)
     path = Path(name)
     if not _is_pipeline(path):
-        packs = [p for p in find_packs(path) if not missing_components(p)]
+        packs = [p.path for p in find_packs(path) if not missing_components(p.path)]
         path = packs[0] if packs else path
     if _is_pipeline(path) or missing_components(path):
         check_pipeline(path)

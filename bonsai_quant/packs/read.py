@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,9 @@ from bonsai_quant.sources.families.model import check_config
 from bonsai_quant.storage import fs, tensors
 from bonsai_quant.storage.strict_json import strict_json
 
-from .find import find_packs, weight_file
+from .find import PackFolder, look, require_packs
 from .formats import FORMATS, Format
-from .manifest import NAME as MANIFEST
-from .manifest import Manifest, is_foreign_manifest, read_manifest
+from .manifest import Manifest
 
 log = logging.getLogger(__name__)
 KEPT_BY_OTHERS = ("BF16", "F16", "F32")
@@ -34,6 +33,7 @@ KEPT_BY_OTHERS = ("BF16", "F16", "F32")
 class Pack:
     """An opened pack. stored: name -> where its bytes are. manifest: None in packs of others.
 
+    foreign: the manifest of another program as parsed, empty where there is none.
     fd: the weight file while `integrity.held` keeps it open; otherwise each read opens it.
     """
 
@@ -42,6 +42,7 @@ class Pack:
     info: PackInfo
     stored: Mapping[str, StoredTensor]
     manifest: Manifest | None
+    foreign: Mapping[str, Any] = field(default_factory=dict)
     fd: int | None = None
 
     def parts(self, tensor: PackTensor) -> list[np.ndarray]:
@@ -87,26 +88,21 @@ class Pack:
         return tensors.read(self.stored[name], self.fd)
 
 
-def open_pack(folder: Path) -> Pack:
+def open_pack(place: Path | PackFolder) -> Pack:
     """Open a pack of any format; its weight file must hold exactly the tensors it calls for."""
-    found = weight_file(folder)
-    if found is None:
+    folder = look(place) if isinstance(place, Path) else place
+    if folder.format is None or folder.weights is None:
         raise BadInput(
             "is not a pack",
-            where=str(folder),
+            where=str(folder.path),
             hint=f"give a folder with {FORMATS['bonsai'].weights_path('ternary')}, or "
             "see `bonsai-quant inspect`",
         )
-    name, _, path = found
-    manifest = (
-        None
-        if not (folder / MANIFEST).exists() or is_foreign_manifest(folder)
-        else read_manifest(folder)
-    )
+    name, path, manifest = folder.format, folder.weights, folder.own_manifest()
     if manifest and manifest.format != name:
         raise BadInput(
             f"holds a {name} pack, but its manifest says {manifest.format}",
-            where=str(folder),
+            where=str(folder.path),
             hint="convert again",
         )
     fmt = FORMATS[name]
@@ -115,7 +111,7 @@ def open_pack(folder: Path) -> Pack:
     config = _config(path.parent, model)
     info = PackInfo(model.base, inventory.mode, config, inventory.tensors)
     _check_specs(fmt, info, inventory.stored, manifest is None, path)
-    return Pack(folder, fmt, info, inventory.stored, manifest)
+    return Pack(folder.path, fmt, info, inventory.stored, manifest, folder.foreign or {})
 
 
 def _as_checkpoint(tensors: tuple[PackTensor, ...], path: Path) -> dict[str, StoredTensor]:
@@ -169,11 +165,6 @@ def _also(fmt: Format, name: str, kept: bool) -> tuple[str, ...]:
     return KEPT_BY_OTHERS if kept else fmt.foreign_dtypes.get(ending, ())
 
 
-def the_pack(path: Path) -> Pack:
+def open_one(path: Path) -> Pack:
     """The pack at `path`, or the first of those that a conversion put there."""
-    folders = find_packs(path)
-    if not folders:
-        raise BadInput(
-            "holds no pack", where=str(path), hint="give a folder made by `bonsai-quant convert`"
-        )
-    return open_pack(folders[0])
+    return open_pack(require_packs(path)[0])

@@ -16,7 +16,7 @@ from bonsai_quant.hub.repo import check_login, find_or_open_request, open_repo
 from bonsai_quant.hub.upload import Local, check_remote, is_there, put, read_remote
 from bonsai_quant.packs.card import Evidence, render_card
 from bonsai_quant.packs.deployment import DEPLOYMENTS
-from bonsai_quant.packs.find import find_packs
+from bonsai_quant.packs.find import require_packs
 from bonsai_quant.packs.manifest import (
     BESIDE,
     GALLERY,
@@ -165,11 +165,9 @@ def _send(
 
 
 def _the_pack(path: Path) -> tuple[Pack, Manifest]:
-    folders = find_packs(path)
-    if not folders:
-        raise BadInput("holds no pack", where=str(path), hint="give a folder made by `convert`")
+    folders = require_packs(path)
     if len(folders) > 1:
-        names = ", ".join(str(f) for f in folders)
+        names = ", ".join(str(f.path) for f in folders)
         raise UsageError(
             f"{path} holds {len(folders)} packs, and a repo holds one", hint=f"choose from {names}"
         )

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bonsai_quant.core.errors import BadInput, unknown
+from bonsai_quant.core.errors import unknown
 from bonsai_quant.core.schema import Progress, no_progress
 from bonsai_quant.core.threads import choose_threads
-from bonsai_quant.packs.find import find_packs
-from bonsai_quant.packs.manifest import is_foreign_manifest
+from bonsai_quant.packs.find import find_packs, look, no_pack
 from bonsai_quant.runners import RUNNERS
 from bonsai_quant.verification.kernels import KERNELS
 from bonsai_quant.verification.levels import LEVELS
@@ -58,7 +57,7 @@ def verify(
     _check_choices(level, backends)
     folders = find_packs(Path(pack))
     if not folders:
-        return Verdict((_damaged(Path(pack)),))
+        return Verdict((_check_damaged(Path(pack)),))
     job = Job(
         folders,
         against=against,
@@ -85,13 +84,12 @@ def _run(job: Job, last: str) -> list[Check]:
     return checks
 
 
-def _damaged(folder: Path) -> Check:
+def _check_damaged(path: Path) -> Check:
     """What another program's manifest says of a folder whose weights are nothing that is known."""
-    if is_foreign_manifest(folder) and (check := check_folder(folder)).status == "failed":
+    folder = look(path)
+    if folder.foreign is not None and (check := check_folder(folder)).status == "failed":
         return check
-    raise BadInput(
-        "holds no pack", where=str(folder), hint="give a folder made by `bonsai-quant convert`"
-    )
+    raise no_pack(path)
 
 
 def _check_choices(level: str, backends: Sequence[str]) -> None:

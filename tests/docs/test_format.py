@@ -45,7 +45,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("mode", ["ternary", "binary"])
 def test_the_page_is_enough_to_read_a_pack(mode):
-    folder = find_packs(Path(f"mini-klein-{mode}"))[0]
+    folder = find_packs(Path(f"mini-klein-{mode}"))[0].path
     made, pack = read(folder / "model.safetensors"), open_pack(folder)
     assert set(made) == {t.name for t in pack.info.tensors}
     for tensor in pack.info.packed:

@@ -200,7 +200,7 @@ def test_a_pipeline_on_a_grid_stays_a_pipeline(made, standin, tmp_path):
     shutil.copytree(standin, folder)
     shutil.copytree(made.repos["unpacked"] / "transformer", folder / "transformer",
                     dirs_exist_ok=True)  # fmt: skip
-    assert (locate(str(folder)).pack, locate(str(folder)).pipeline) == (None, folder)
+    assert (locate(str(folder)).pack, locate(str(folder)).folder) == (None, folder)
 
 
 def test_an_ordinary_checkpoint_stays_a_checkpoint(standin, tmp_path):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bonsai_quant import verify
 from bonsai_quant.packs.read import open_pack
+from bonsai_quant.storage import fs
 from tests.support import models
 from tests.support.forge import exchange, flip, orphan, resign
 
@@ -170,3 +172,16 @@ def test_kernels_run_on_the_packed_layers(packs):
         assert check.status in ("passed", "not run"), check.detail
         if check.status == "not run":
             assert "install" in check.detail
+
+
+def test_one_run_reads_a_manifest_once(packs, monkeypatch):
+    paths = []
+    read_small = fs.read_small
+
+    def counted(path, *limit):
+        paths.append(Path(path))
+        return read_small(path, *limit)
+
+    monkeypatch.setattr(fs, "read_small", counted)
+    assert not verify(packs.out / "mlx", level="codes").failed
+    assert paths.count(packs.out / "mlx" / "manifest.json") == 1

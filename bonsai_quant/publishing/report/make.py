@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bonsai_quant.core.errors import BadInput, BonsaiError, OutputExists
+from bonsai_quant.core.errors import BonsaiError, OutputExists
 from bonsai_quant.core.requirements import LOOK, RUN, missing
 from bonsai_quant.core.schema import SCHEMA_VERSION, Progress, no_progress, to_json
 from bonsai_quant.core.version import TOOL, __version__
-from bonsai_quant.packs.find import find_packs
+from bonsai_quant.packs.find import require_packs
 from bonsai_quant.packs.inspect import inspect
 from bonsai_quant.packs.manifest import GALLERY
 from bonsai_quant.packs.pipeline import locate
@@ -75,11 +75,7 @@ def report(
 def _look_at(
     path: Path, against: str | None, pipeline: str | None, level: str, progress: Progress
 ) -> PackReport:
-    folders = find_packs(path)
-    if not folders:
-        raise BadInput(
-            "holds no pack", where=str(path), hint="give a folder made by `bonsai-quant convert`"
-        )
+    folders = require_packs(path)
     verdict = verify(path, level=level, against=against, pipeline=pipeline)
     opened = [open_pack(f) for f in folders]
     first = opened[0]

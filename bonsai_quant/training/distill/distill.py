@@ -108,10 +108,10 @@ def prepare(
 
 def _open_start(start: str | Path, planned: Plan) -> Pack:
     """The pack to begin as, if it is one of this model with the same layers packed."""
-    found = find_packs(Path(start))
-    if not found:
+    folders = find_packs(Path(start))
+    if not folders:
         raise UsageError(f"no pack in {str(start)[:300]!r}", hint="give one of this model")
-    pack = open_pack(found[0])
+    pack = open_pack(folders[0])
     if pack.info.tensors != planned.info.tensors:
         raise BadInput(
             f"is no {planned.info.mode} pack of this model with the same layers packed",

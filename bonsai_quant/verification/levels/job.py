@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from bonsai_quant.core.errors import BonsaiError
 from bonsai_quant.core.schema import Progress, no_progress
+from bonsai_quant.packs.find import PackFolder
 from bonsai_quant.packs.read import Pack, open_pack
 
 from .check import Check
@@ -21,7 +21,7 @@ class Job:
     The packs are opened at their first use, since the level file looks at folders alone.
     """
 
-    folders: Sequence[Path]
+    folders: Sequence[PackFolder]
     against: str | None = None
     calibration: str | None = None
     lora: tuple[str, ...] = ()
@@ -48,5 +48,5 @@ class Job:
             try:
                 packs.append(open_pack(folder))
             except BonsaiError as e:
-                failed.append(Check("codes", folder.name, "failed", str(e)))
+                failed.append(Check("codes", folder.path.name, "failed", str(e)))
         return packs, failed

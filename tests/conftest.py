@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import io
 import signal
@@ -19,6 +20,8 @@ from bonsai_quant import convert
 from bonsai_quant.cli.main import main
 from bonsai_quant.runners.picture_settings import read_benchmark
 from tests.support import fakehub, models, pipelines
+
+atexit.register(gc.unfreeze)  # see `frozen_heap`: what stays frozen, MLX and Triton call leaked
 
 # A background job of a shell starts with these ignored, and so would every process of a test.
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -38,11 +41,6 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker("heavy")
         if item.get_closest_marker("slow") and "slow" not in config.option.markexpr:
             item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))
-
-
-def pytest_unconfigure():
-    """Undo `frozen_heap`: MLX calls what is still there at the end a leak."""
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -103,14 +103,14 @@ def test_the_first_format_of_a_folder_is_bonsai(made, standin):
 
 def test_other_parts_come_from_the_source_that_the_manifest_names(shipped, tmp_path):
     convert("mini-klein", mode="binary", formats="bonsai", out=tmp_path / "out")
-    assert locate(str(tmp_path / "out")).pipeline == shipped
-    assert locate(str(tmp_path / "out"), spare="/nowhere").pipeline == shipped
+    assert locate(str(tmp_path / "out")).folder == shipped
+    assert locate(str(tmp_path / "out"), spare="/nowhere").folder == shipped
 
 
 def test_a_pack_whose_source_has_no_name_needs_a_pipeline(made, standin):
     with pytest.raises(UsageError, match="pass --pipeline"):
         open_pipeline(made / "mlx")
-    assert locate(str(made), spare=str(standin)).pipeline == standin
+    assert locate(str(made), spare=str(standin)).folder == standin
 
 
 def test_a_source_on_the_hub_is_taken_from_the_cache_or_not_at_all(
@@ -131,7 +131,7 @@ def test_a_source_on_the_hub_is_taken_from_the_cache_or_not_at_all(
     with pytest.raises(EnvironmentFault, match="not on this machine"):
         open_pipeline(tmp_path / "pack")
     shutil.copytree(standin, snapshot, dirs_exist_ok=True)
-    assert locate(str(tmp_path / "pack")).pipeline == snapshot
+    assert locate(str(tmp_path / "pack")).folder == snapshot
     assert open_pipeline(f"someone/klein@{sha}") is not None
 
 

@@ -277,7 +277,7 @@ def test_a_complete_deployment_of_others_runs_by_itself(deployment, made, standi
     painted = paint_dense(open_pipeline(deployment), PROMPTS, SEEDS, settings)
     again = paint(open_runner(pipeline, "mlx"), PROMPTS, SEEDS, settings).pictures
     assert min(map(psnr, again, painted)) > 50
-    assert locate(str(deployment), pipeline=str(standin)).pipeline == standin
+    assert locate(str(deployment), pipeline=str(standin)).folder == standin
 
 
 @pytest.mark.parametrize("pixels", [1, 700, 1 << 20])

@@ -29,6 +29,7 @@ from bonsai_quant.packs.pipeline import missing_components
 from bonsai_quant.packs.read import Pack, open_pack
 from bonsai_quant.sources.license import CARD, License, named
 from bonsai_quant.storage import fs
+from bonsai_quant.storage.strict_json import strict_json
 from bonsai_quant.verification.verify import verify
 
 from .evidence import read_evidence, read_score
@@ -237,7 +238,7 @@ def _ours(commit: Commit) -> set[str]:
     """What an earlier publication put into a repo, by the manifest that is there."""
     text = read_remote(commit, MANIFEST)
     try:
-        if text is None or not is_of_this_program(text):
+        if text is None or not is_of_this_program(strict_json(text)):
             return set()
         manifest = parse_manifest(text, f"{commit.place}: {MANIFEST}")
     except (ValueError, BadInput):

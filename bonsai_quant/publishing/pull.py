@@ -19,6 +19,7 @@ from bonsai_quant.storage import fs
 from bonsai_quant.storage.copy import copy_file
 from bonsai_quant.storage.disk import require_free_disk, same_disk
 from bonsai_quant.storage.staging import Staging
+from bonsai_quant.storage.strict_json import strict_json
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def _manifest(commit: Commit) -> Manifest | None:
     text = read_remote(commit, MANIFEST) or b""
     where = f"{commit.place}: {MANIFEST}"
     try:
-        return parse_manifest(text, where) if is_of_this_program(text) else None
+        return parse_manifest(text, where) if is_of_this_program(strict_json(text)) else None
     except ValueError as e:
         raise BadInput(f"is not JSON: {e}", where=where, hint="ask who published it") from e
 

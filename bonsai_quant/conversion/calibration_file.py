@@ -69,12 +69,12 @@ class Calibration:
     def check(self, layers: Iterable[PackTensor]) -> None:
         """Refuse unless there are moments of the right size for every layer."""
         for t in layers:
-            found = self.tensors.get(self.record.inputs.get(t.linear, ""))
+            stored = self.tensors.get(self.record.inputs.get(t.linear, ""))
             n = t.shape[1]
-            if found is None or found.spec.shape != (n, n) or found.spec.dtype != "F32":
-                what = "nothing" if found is None else f"{found.spec.dtype} {found.spec.shape}"
+            if stored is None or stored.spec.shape != (n, n) or stored.spec.dtype != "F32":
+                actual = "nothing" if stored is None else f"{stored.spec.dtype} {stored.spec.shape}"
                 raise BadInput(
-                    f"has {what} for {t.linear}; F32 ({n}, {n}) is needed",
+                    f"has {actual} for {t.linear}; F32 ({n}, {n}) is needed",
                     where=str(self.folder),
                     hint="calibrate this source",
                 )

@@ -150,7 +150,7 @@ def write_packs(
             if plan.calibration is not None:
                 plan.calibration.check_source(digests)
             stats = tuple(state.stats[name] for name in sorted(state.stats))
-            made = Provenance(
+            provenance = Provenance(
                 plan.recipe,
                 source_record(plan.source, digests, plan.loras),
                 measure(stats),
@@ -158,10 +158,12 @@ def write_packs(
                 plan.calibration.sha256 if plan.calibration else None,
             )
             beside = {
-                f: deploy(staging, f, what, threads=plan.threads, tell=_telling(plan, progress))
-                for f, what in plan.beside.items()
+                f: deploy(
+                    staging, f, deployment, threads=plan.threads, tell=_telling(plan, progress)
+                )
+                for f, deployment in plan.beside.items()
             }
-            manifests = _finish(state.writers, made, beside, plan.threads)
+            manifests = _finish(state.writers, provenance, beside, plan.threads)
         staging.commit({f for n, m in manifests.items() for f in state.writers[n].written(m)})
     return Converted(out, manifests, stats)
 
@@ -172,13 +174,13 @@ def _telling(plan: Plan, progress: Progress) -> Callable[[int, int], None]:
 
 
 def _finish(
-    writers: dict[str, PackWriter], made: Provenance, beside: dict[str, Beside], threads: int
+    writers: dict[str, PackWriter], provenance: Provenance, beside: dict[str, Beside], threads: int
 ) -> dict[str, Manifest]:
     """Read back and hash all files, in parallel; an interruption does not wait for the rest."""
     with ThreadPoolExecutor(threads) as pool:
         try:
             others = [beside.get(name, Beside()) for name in writers]
-            finished = pool.map(lambda w, b: w.finish(made, b), writers.values(), others)
+            finished = pool.map(lambda w, b: w.finish(provenance, b), writers.values(), others)
             return dict(zip(writers, finished, strict=True))
         except BaseException:
             for writer in writers.values():

@@ -59,8 +59,8 @@ def export(
         try:
             rounded = _copy(source, writer, workers, progress)
             beside = Beside()
-            for what in others.values():
-                beside = deploy(staging, "", what, threads=workers, tell=lambda *_: None)
+            for deployment in others.values():
+                beside = deploy(staging, "", deployment, threads=workers, tell=lambda *_: None)
             manifest = writer.finish(_provenance(source, rounded), beside)
         finally:
             writer.weights.close()
@@ -115,8 +115,8 @@ def _copy(pack: Pack, writer: PackWriter, threads: int, progress: Progress) -> i
 
 def _provenance(pack: Pack, rounded: int) -> Provenance:
     """What the pack says of its own making; unknown for packs of other programs."""
-    said = pack.manifest
-    if said is None:
+    manifest = pack.manifest
+    if manifest is None:
         how = "unknown: not made by this program"
         if rounded:
             how += f"; {rounded} kept values were rounded to what fp16 and bf16 both hold"
@@ -126,9 +126,9 @@ def _provenance(pack: Pack, rounded: int) -> Provenance:
         return Provenance(recipe, source, None, None)
     csv = pack.folder / "layers.csv"
     return Provenance(
-        Recipe.model_validate(said.recipe),
-        said.source,
-        said.measured,
+        Recipe.model_validate(manifest.recipe),
+        manifest.source,
+        manifest.measured,
         fs.read_small(csv) if csv.is_file() else None,
-        said.calibration,
+        manifest.calibration,
     )

@@ -37,10 +37,10 @@ def still_true(
         if entry is None or not isinstance(entry.get("source"), str):
             continue
         stats = _stats_from_json(planned.tensor, entry.get("stats"))
-        said = entry.get("sums")
-        if stats is None or not isinstance(said, dict) or set(said) != set(writers):
+        recorded = entry.get("sums")
+        if stats is None or not isinstance(recorded, dict) or set(recorded) != set(writers):
             continue
-        sums = {f: sums_from_json(v) for f, v in said.items()}
+        sums = {f: sums_from_json(v) for f, v in recorded.items()}
         if all(s is not None and writers[f].holds(planned.tensor, s) for f, s in sums.items()):
             yield stats, entry["source"]
 
@@ -52,7 +52,7 @@ def _stats_from_json(tensor: PackTensor, value: object) -> LayerStats | None:
         stats = LayerStats(**fields | {"shape": tuple(fields["shape"])})
     except (TypeError, ValueError, KeyError):
         return None
-    said = (stats.name, stats.shape, stats.action)
+    identity = (stats.name, stats.shape, stats.action)
     numbers = [v for k, v in fields.items() if k not in ("name", "shape", "action")]
     fits = all(v is None or (isinstance(v, int | float) and v == v) for v in numbers)  # no NaN
-    return stats if fits and said == (tensor.name, tensor.shape, tensor.action) else None
+    return stats if fits and identity == (tensor.name, tensor.shape, tensor.action) else None

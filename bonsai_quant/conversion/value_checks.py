@@ -31,15 +31,15 @@ def check_solved(solved: Solved, values: np.ndarray, span: Span) -> None:
     raise bad_value(exact, at, span, "belongs to a group whose scale is too large for 16 bits")
 
 
-def bad_value(values: np.ndarray, at: int, span: Span, what: str) -> BadInput:
-    """The error for the weight at a flat index of a block. what: is wrong with it."""
+def bad_value(values: np.ndarray, at: int, span: Span, problem: str) -> BadInput:
+    """The error for the weight at a flat index of a block. problem: with it."""
     value = values.reshape(-1)[at]
     if not math.isfinite(value):
-        what = "is not finite"
+        problem = "is not finite"
     index = span.start * (math.prod(span.stored.spec.shape[1:])) + at
     added = bool(span.planned.deltas)
     return BadInput(
-        f"{value:g} {what}" + " with what --lora adds" * added,
+        f"{value:g} {problem}" + " with what --lora adds" * added,
         hint="repair or refetch the checkpoint" + ", or lower the LoRA's scale" * added,
         where=(span.stored.path, f"tensor {span.stored.spec.name}", f"element {index}"),
     )

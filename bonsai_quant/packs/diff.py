@@ -131,16 +131,16 @@ def _settings(a: Pack, b: Pack) -> tuple[tuple[str, str, str], ...]:
 
     def facts(p: Pack) -> dict[str, str]:
         m = p.manifest
-        said = {"base": p.info.base, "format": p.format.name}
+        settings = {"base": p.info.base, "format": p.format.name}
         if m:
             hashes = ", ".join(f.sha256[:12] for f in m.source.files)
-            said |= {
+            settings |= {
                 "solver": str(m.recipe.get("solver", "unknown")),
                 "source": hashes,
                 "lora": ", ".join(f"{x.name}:{x.scale:g}" for x in m.source.lora) or "none",
                 "version": m.tool["version"],
             }
-        return said
+        return settings
 
     x, y = facts(a), facts(b)
     return tuple((k, x.get(k, "?"), y.get(k, "?")) for k in sorted(x | y) if x.get(k) != y.get(k))

@@ -68,8 +68,8 @@ def wrong_file(folder: Path, file: Listed) -> str:
     try:
         if file.size not in (None, info.st_size):
             return f"is {info.st_size} bytes, the manifest says {file.size}"
-        if file.sha256 and (found := fs.sha256_fd(fd, path)[1]) != file.sha256:
-            return f"has sha256 {found}, the manifest says {file.sha256}"
+        if file.sha256 and (digest := fs.sha256_fd(fd, path)[1]) != file.sha256:
+            return f"has sha256 {digest}, the manifest says {file.sha256}"
     finally:
         os.close(fd)
     return ""

@@ -126,12 +126,12 @@ def _gguf(path: Path) -> Inspection:
     from bonsai_quant.storage.containers.gguf_reader import read_gguf
 
     header = read_gguf(path)
-    said = [(k, header.metadata[f"general.{k}"]) for k in GGUF_KEYS
+    general = [(k, header.metadata[f"general.{k}"]) for k in GGUF_KEYS
             if f"general.{k}" in header.metadata]  # fmt: skip
     tensors = sorted(header.tensors, key=lambda t: t.name)
     specs = tuple(TensorSpec(t.name, t.kind, t.shape) for t in tensors)
     facts = (
-        *((k, str(v)) for k, v in said),
+        *((k, str(v)) for k, v in general),
         ("tensors", str(len(specs))),
         ("tensor data", f"{sum(t.nbytes for t in tensors)} bytes"),
         ("dtypes", _dtypes(specs)),

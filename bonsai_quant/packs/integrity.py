@@ -44,8 +44,8 @@ def _wrong_file(folder: Path, path: str, size: int, sha256: str) -> str:
         return "is not a regular file"
     if info.st_size != size:
         return f"is {info.st_size} bytes, the manifest says {size}"
-    found = fs.sha256_file(full)[1]
-    return "" if found == sha256 else f"has sha256 {found}, the manifest says {sha256}"
+    digest = fs.sha256_file(full)[1]
+    return "" if digest == sha256 else f"has sha256 {digest}, the manifest says {sha256}"
 
 
 def _files_below(folder: Path) -> Iterator[str]:
@@ -57,9 +57,9 @@ def _files_below(folder: Path) -> Iterator[str]:
 def require_whole(pack: Pack, *, hint: str = "fetch or convert it again") -> None:
     """Refuse a pack whose files are not those of its manifest; of others' only the weights."""
     if pack.manifest is None:
-        due = listed_weights(pack)
-        problem = wrong_listed(pack.folder, due) if due else ""
-        problems = [f"{due.path}: {problem}"] if due and problem else []
+        listed = listed_weights(pack)
+        problem = wrong_listed(pack.folder, listed) if listed else ""
+        problems = [f"{listed.path}: {problem}"] if listed and problem else []
     else:
         problems = wrong_files(pack.folder, pack.manifest)
     if problems:
@@ -85,12 +85,12 @@ def held(pack: Pack, *, check: bool = True) -> Iterator[Pack]:
     """
     fd, _ = fs.open_regular(pack.path)
     try:
-        due = listed_weights(pack) if check else None
-        if due and due.sha256:
-            found = fs.sha256_fd(fd, pack.path)[1]
-            if found != due.sha256:
+        listed = listed_weights(pack) if check else None
+        if listed and listed.sha256:
+            digest = fs.sha256_fd(fd, pack.path)[1]
+            if digest != listed.sha256:
                 raise VerificationFailed(
-                    f"has sha256 {found}, the manifest says {due.sha256}",
+                    f"has sha256 {digest}, the manifest says {listed.sha256}",
                     where=str(pack.path),
                     hint="fetch or convert it again",
                 )

@@ -46,9 +46,9 @@ def kinds(layers: Iterable[StoredTensor]) -> dict[str, Kind | None]:
     return {t.spec.name: _kind(t) for t in layers}
 
 
-def mode_of(found: Iterable[Kind | None]) -> Mode:
+def mode_of(layer_kinds: Iterable[Kind | None]) -> Mode:
     """Of the whole pack: one bit per code holds no zeros, two bits hold binary layers as well."""
-    return "ternary" if "ternary" in set(found) else "binary"
+    return "ternary" if "ternary" in set(layer_kinds) else "binary"
 
 
 def _kind(layer: StoredTensor) -> Kind | None:
@@ -76,7 +76,7 @@ def _groups(layer: StoredTensor) -> Sequence[np.ndarray]:
 
 
 def _group_kind(magnitudes: np.ndarray) -> Kind | None:
-    found = np.unique(magnitudes)
-    if found.size == 1:
-        return "binary" if found[0] else None
-    return "ternary" if found.size == 2 and found[0] == 0 else "dense"
+    distinct = np.unique(magnitudes)
+    if distinct.size == 1:
+        return "binary" if distinct[0] else None
+    return "ternary" if distinct.size == 2 and distinct[0] == 0 else "dense"

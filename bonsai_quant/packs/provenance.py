@@ -37,7 +37,7 @@ def bits_per_weight(format_name: str, info: PackInfo) -> float:
 def build_manifest(
     format_name: str,
     info: PackInfo,
-    made: Provenance,
+    provenance: Provenance,
     files: Sequence[FileRecord],
 ) -> Manifest:
     """The manifest of one format folder, without times or machine names."""
@@ -48,8 +48,8 @@ def build_manifest(
         base=info.base,
         mode=info.mode,
         group_size=128,
-        recipe=made.recipe.model_dump(mode="json", exclude_unset=not made.source.files),
-        source=made.source,
+        recipe=provenance.recipe.model_dump(mode="json", exclude_unset=not provenance.source.files),
+        source=provenance.source,
         counts=Counts(
             packed=len(info.packed),
             kept=len(info.kept),
@@ -58,8 +58,8 @@ def build_manifest(
             groups=sum(t.size for t in info.packed) // GROUP,
         ),
         bits_per_weight=bits_per_weight(format_name, info),
-        measured=made.measured,
-        calibration=made.calibration,
+        measured=provenance.measured,
+        calibration=provenance.calibration,
         files=[
             ManifestFile(path=f.path, remote_path=f.path, size=f.size, sha256=f.sha256)
             for f in sorted(files, key=lambda f: f.path)
@@ -81,10 +81,10 @@ class Provenance:
     calibration: str | None = None
 
 
-def with_parts(made: Provenance, read: Sequence[SourceFileRecord]) -> Provenance:
+def with_parts(provenance: Provenance, read: Sequence[SourceFileRecord]) -> Provenance:
     """The same, with the files read of the source's other components."""
-    source = made.source.model_copy(update={"parts": list(read)})
-    return replace(made, source=source) if read else made
+    source = provenance.source.model_copy(update={"parts": list(read)})
+    return replace(provenance, source=source) if read else provenance
 
 
 def measure(stats: Sequence[LayerStats]) -> Measured:

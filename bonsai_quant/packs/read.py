@@ -52,9 +52,9 @@ class Pack:
     def layer(self, tensor: PackTensor, parts: list[np.ndarray] | None = None) -> PackedLayer:
         """A packed layer in canonical form; VerificationFailed at the first illegal value."""
         out, n = tensor.shape
-        found = self.parts(tensor) if parts is None else parts
+        arrays = self.parts(tensor) if parts is None else parts
         try:
-            return self.format.decode(tensor.linear, (out, n), self.info.bits, found)
+            return self.format.decode(tensor.linear, (out, n), self.info.bits, arrays)
         except VerificationFailed as e:
             e.where = (self.path, *e.where)
             raise
@@ -125,13 +125,13 @@ def _config(folder: Path, model: Model) -> dict[str, Any]:
     if not path.is_file():
         return dict(model.config)
     try:
-        said = strict_json(fs.read_small(path))
+        config = strict_json(fs.read_small(path))
     except ValueError as e:
         raise BadInput(f"is not JSON: {e}", where=str(path), hint="convert again") from e
-    if not isinstance(said, dict):
+    if not isinstance(config, dict):
         raise BadInput("is not an object", where=str(path), hint="convert again")
-    check_config(said, model, str(path))
-    return dict(model.config) | free_fields(said, path)
+    check_config(config, model, str(path))
+    return dict(model.config) | free_fields(config, path)
 
 
 def _check_specs(
@@ -149,11 +149,12 @@ def _check_specs(
                 where=(path, f"tensor {name}"),
                 hint="convert again",
             )
-        found, due = stored[name].spec, expected[name]
+        actual, wanted = stored[name].spec, expected[name]
         also = _also(fmt, name, name in kept) if foreign else ()
-        if found.dtype not in (due.dtype, *also) or found.shape != due.shape:
+        if actual.dtype not in (wanted.dtype, *also) or actual.shape != wanted.shape:
             raise BadInput(
-                f"is {found.dtype} {list(found.shape)}, expected {due.dtype} {list(due.shape)}",
+                f"is {actual.dtype} {list(actual.shape)}, "
+                f"expected {wanted.dtype} {list(wanted.shape)}",
                 where=(path, f"tensor {name}"),
                 hint="convert again",
             )

@@ -18,14 +18,14 @@ def rebuild(manifest: Manifest | None, source: str | None = None) -> str:
     """
     if manifest is None or not manifest.source.files:
         return ""
-    said = manifest.source
-    name = f"{said.id}@{said.revision}" if said.id and said.revision else said.id
+    record = manifest.source
+    name = f"{record.id}@{record.revision}" if record.id and record.revision else record.id
     words = [TOOL, "convert", name or source or "SOURCE", "--mode", manifest.mode]
     words += ["--solver", str(manifest.recipe.get("solver", "exact"))]
     words += ["--calibration", "CALIBRATION"] if manifest.calibration else []
     words += ["--recipe", "recipe.yaml"] if manifest.recipe.get("layers") else []
-    for lora in said.lora:
+    for lora in record.lora:
         words += ["--lora", f"{lora.name}:{lora.scale:g}"]
     words += ["--format", manifest.format]
-    words += [] if said.parts or manifest.format not in DEPLOYMENTS else ["--transformer-only"]
+    words += [] if record.parts or manifest.format not in DEPLOYMENTS else ["--transformer-only"]
     return shlex.join([*words, "-o", "packs"])

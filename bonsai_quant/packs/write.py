@@ -53,7 +53,7 @@ class PackWriter:
         names = {s.name for s in stored_parts(self.format, tensor, self.info.bits)}
         return names == set(sums) and all(self.weights.holds(n, s) for n, s in sums.items())
 
-    def finish(self, made: Provenance, beside: Beside = Beside()) -> Manifest:
+    def finish(self, provenance: Provenance, beside: Beside = Beside()) -> Manifest:
         """Complete the folder: weights to disk and read back, sidecars, then the manifest.
 
         beside: what else was written into it.
@@ -62,13 +62,13 @@ class PackWriter:
         size, sha256 = self.weights.finish()
         records = [FileRecord(path, size, sha256), *beside.files]
         small = dict(self.format.sidecars(self.info))
-        if made.layers_csv is not None:
-            small["layers.csv"] = made.layers_csv
+        if provenance.layers_csv is not None:
+            small["layers.csv"] = provenance.layers_csv
         for path, data in sorted(small.items()):
             records.append(FileRecord(path, len(data), hashlib.sha256(data).hexdigest()))
             self.staging.write_file(self._inside(path), data)
-        made = with_parts(made, beside.read)
-        manifest = build_manifest(self.format_name, self.info, made, records)
+        provenance = with_parts(provenance, beside.read)
+        manifest = build_manifest(self.format_name, self.info, provenance, records)
         text = manifest.model_dump_json(indent=2).encode() + b"\n"
         self.staging.write_file(self._inside(CARD), render_card(manifest).encode())
         self.staging.write_file(self._inside(NAME), text)

@@ -42,15 +42,15 @@ def render_card(
     source = manifest.source
     own = source.id or source.origin or manifest.base
     title, original = ORIGINALS.get(manifest.base, (own, None))
-    said = license or source.license
+    chosen_license = license or source.license
     return _template().render(
-        yaml=_yaml(manifest, said),
+        yaml=_yaml(manifest, chosen_license),
         m=manifest,
         tool=TOOL,
         title=f"{title}, {manifest.mode}, {manifest.format}",
         name=title,
         original=original,
-        license=said,
+        license=chosen_license,
         said_by="its publisher" if license else "the card of the source",
         repo=repo or "OWNER/NAME",
         e=evidence,
@@ -84,21 +84,21 @@ def _yaml(manifest: Manifest, license: License | None) -> Any:
     import yaml
     from markupsafe import Markup
 
-    said: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if license:
-        said["license"] = license.id
+        fields["license"] = license.id
         if license.id == OTHER:
-            said |= {"license_name": license.name, "license_link": license.link}
+            fields |= {"license_name": license.name, "license_link": license.link}
     if models := _base_models(manifest):
-        said |= {"base_model": models, "base_model_relation": "quantized"}
-    said |= {
+        fields |= {"base_model": models, "base_model_relation": "quantized"}
+    fields |= {
         "library_name": FORMATS[manifest.format].library or TOOL,
         "pipeline_tag": "text-to-image",
         "language": ["en"],
         "tags": _tags(manifest),
         "inference": False,
     }
-    return Markup(yaml.safe_dump(said, sort_keys=False, allow_unicode=False))  # noqa: S704
+    return Markup(yaml.safe_dump(fields, sort_keys=False, allow_unicode=False))  # noqa: S704
 
 
 def _base_models(manifest: Manifest) -> list[str]:

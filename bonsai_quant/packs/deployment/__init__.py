@@ -24,16 +24,16 @@ def deployments(parts: Components | None, formats: Sequence[str]) -> dict[str, D
     return {f: DEPLOYMENTS[f](parts) for f in formats if parts and f in DEPLOYMENTS}
 
 
-def work_bytes(what: Deployment, threads: int) -> int:
+def work_bytes(deployment: Deployment, threads: int) -> int:
     """Bytes that this process holds while it writes a deployment."""
-    made = what.encoder
-    return affine.memory(made.encoder, threads) if made and made.by == "mlx" else 0
+    quantized = deployment.encoder
+    return affine.memory(quantized.encoder, threads) if quantized and quantized.by == "mlx" else 0
 
 
-def child_bytes(what: Deployment) -> int:
+def child_bytes(deployment: Deployment) -> int:
     """About what a child process takes that makes the text encoder; 0 where there is none."""
-    made = what.encoder
-    return hqq_bytes(made.encoder) if made and made.by == "hqq" else 0
+    quantized = deployment.encoder
+    return hqq_bytes(quantized.encoder) if quantized and quantized.by == "hqq" else 0
 
 
 __all__ = ["DEPLOYMENTS", "Beside", "Deployment", "child_bytes", "deployments", "work_bytes"]

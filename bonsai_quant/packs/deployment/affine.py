@@ -94,12 +94,12 @@ def _read(
     path: Path, encoder: TextEncoder, file: WeightFile, progress: Callable[[int, int], None]
 ) -> Iterator[tuple[np.ndarray, Work]]:
     """Every byte of a file, in order, each block with what is to be done with it."""
-    due = {t.spec.name: t for t in (*encoder.tensors, *encoder.unused) if t.path == path}
+    expected = {t.spec.name: t for t in (*encoder.tensors, *encoder.unused) if t.path == path}
     unused = {t.spec.name for t in encoder.unused}
     fd, info = fs.open_regular(path)
     try:
         header = parse_header(fd, info.st_size, path)
-        if {t.spec.name: t for t in header.tensors} != due:
+        if {t.spec.name: t for t in header.tensors} != expected:
             raise fs.changed(path)
         yield np.frombuffer(fs.pread(fd, header.data_start, 0, path), np.uint8), _nothing
         for stored in header.tensors:

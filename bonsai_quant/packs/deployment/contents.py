@@ -48,19 +48,19 @@ class Deployment:
     @property
     def source_bytes(self) -> int:
         """Bytes that are read for it."""
-        made = self.encoder.files if self.encoder else ()
-        return sum(f.size for f in (*self.copies.values(), *made))
+        read_files = self.encoder.files if self.encoder else ()
+        return sum(f.size for f in (*self.copies.values(), *read_files))
 
     def sizes(self) -> list[tuple[str, int, bool]]:
         """Path, bytes, and whether that is exact, of every file."""
-        found = [(path, f.size, True) for path, f in self.copies.items()]
-        found += [(path, len(data), True) for path, data in self.small.items()]
+        sizes = [(path, f.size, True) for path, f in self.copies.items()]
+        sizes += [(path, len(data), True) for path, data in self.small.items()]
         if self.encoder is not None:
             by_hqq = self.encoder.by == "hqq"
-            found.append((self.encoder.path, self.encoder.size, not by_hqq))
+            sizes.append((self.encoder.path, self.encoder.size, not by_hqq))
             if by_hqq:  # which writes the config, too
-                found.append((f"{self.encoder.folder}/config.json", 0, False))
-        return sorted(found)
+                sizes.append((f"{self.encoder.folder}/config.json", 0, False))
+        return sorted(sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,12 @@ def index(parts: Components, *, always: bool) -> dict[str, bytes]:
     """
     if parts.distilled and not always:
         return {}
-    said: dict[str, Any] = {"_class_name": CLASS, "_diffusers_version": parts.version}
-    return {INDEX: json_bytes(said if parts.distilled else said | {"is_distilled": False})}
+    pipeline_index: dict[str, Any] = {"_class_name": CLASS, "_diffusers_version": parts.version}
+    return {
+        INDEX: json_bytes(
+            pipeline_index if parts.distilled else pipeline_index | {"is_distilled": False}
+        )
+    }
 
 
 def json_bytes(value: Any) -> bytes:

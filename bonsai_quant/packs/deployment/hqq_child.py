@@ -57,8 +57,8 @@ def main(folder: str, fd: str, path: str) -> None:
         sink = Sink(int(fd), Path(path))
         torch.save(AutoHQQHFModel.serialize_weights(model), sink)
     model.config.architectures = [type(model).__name__]
-    said = {"size": sink.size, "sha256": sink.digest.hexdigest()}
-    print(json.dumps(said | {"config": model.config.to_json_string()}), file=answer)
+    record = {"size": sink.size, "sha256": sink.digest.hexdigest()}
+    print(json.dumps(record | {"config": model.config.to_json_string()}), file=answer)
 
 
 def _quantized(folder: str) -> Any:

@@ -53,11 +53,11 @@ def make(staging: Staging, relative: str, encoder: TextEncoder) -> Made:
     staging.discard(relative)
     fd, path = staging.create(relative), staging.path / relative
     try:
-        made = _run(encoder.folder, fd, path)
-        settle(fd, made.size, made.sha256, path)
+        result = _run(encoder.folder, fd, path)
+        settle(fd, result.size, result.sha256, path)
     finally:
         os.close(fd)
-    return made
+    return result
 
 
 def _run(folder: Path, fd: int, path: Path) -> Made:

@@ -20,16 +20,18 @@ Tell = Callable[[int, int], None]
 """Called with bytes read and tensors finished."""
 
 
-def deploy(staging: Staging, folder: str, what: Deployment, *, threads: int, tell: Tell) -> Beside:
+def deploy(
+    staging: Staging, folder: str, deployment: Deployment, *, threads: int, tell: Tell
+) -> Beside:
     """Write a deployment into a folder of the output ("" for the output itself)."""
     work = _Work(staging, f"{folder}/" if folder else "")
-    for path, file in sorted(what.copies.items()):
+    for path, file in sorted(deployment.copies.items()):
         work.copy(path, file)
         tell(file.size, 0)
-    for path, data in sorted(what.small.items()):
+    for path, data in sorted(deployment.small.items()):
         work.small(path, data)
-    if what.encoder is not None:
-        work.encoder(what.encoder, threads, tell)
+    if deployment.encoder is not None:
+        work.encoder(deployment.encoder, threads, tell)
     return Beside(tuple(work.files), tuple(work.read[name] for name in sorted(work.read)))
 
 
@@ -49,24 +51,24 @@ class _Work:
         self.staging.write_file(self.prefix + path, data)
         self.files.append(FileRecord(path, len(data), hashlib.sha256(data).hexdigest()))
 
-    def encoder(self, made: Quantized, threads: int, tell: Tell) -> None:
-        if made.by == "hqq":
-            self._by_hqq(made, tell)
+    def encoder(self, quantized: Quantized, threads: int, tell: Tell) -> None:
+        if quantized.by == "hqq":
+            self._by_hqq(quantized, tell)
             return
         record, digests = affine.write(
-            self.staging, self.prefix + made.path, made.encoder, threads, tell
+            self.staging, self.prefix + quantized.path, quantized.encoder, threads, tell
         )
-        for file in made.files:
+        for file in quantized.files:
             self._note(file, digests.get(file.path) or fs.sha256_file(file.path)[1])
-        self.files.append(FileRecord(made.path, record.size, record.sha256))
+        self.files.append(FileRecord(quantized.path, record.size, record.sha256))
 
-    def _by_hqq(self, made: Quantized, tell: Tell) -> None:
-        for file in made.files:
+    def _by_hqq(self, quantized: Quantized, tell: Tell) -> None:
+        for file in quantized.files:
             self._note(file, fs.sha256_file(file.path)[1])
-        found = hqq_process.make(self.staging, self.prefix + made.path, made.encoder)
-        self.files.append(FileRecord(made.path, found.size, found.sha256))
-        self.small(f"{made.folder}/config.json", found.config)
-        tell(sum(f.size for f in made.files), len(made.encoder.tensors))
+        result = hqq_process.make(self.staging, self.prefix + quantized.path, quantized.encoder)
+        self.files.append(FileRecord(quantized.path, result.size, result.sha256))
+        self.small(f"{quantized.folder}/config.json", result.config)
+        tell(sum(f.size for f in quantized.files), len(quantized.encoder.tensors))
 
     def _note(self, file: ComponentFile, sha256: str) -> None:
         """Check a file that was read whole, and note its hash."""

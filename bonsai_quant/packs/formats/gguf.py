@@ -153,12 +153,12 @@ def pieces(name: str, kind: str, shape: tuple[int, ...]) -> list[TensorSpec]:
 
     name: diffusers name.  kind: ggml's type.  -> names are `original` or `original[start:stop]`.
     """
-    made = []
+    specs = []
     for r in original_rows(name, shape[0]):
         rows = GgufTensor(r.tensor, kind, (r.stop - r.start, *shape[1:]))
         label = r.tensor if r.stop - r.start == r.height else f"{r.tensor}[{r.start}:{r.stop}]"
-        made.append(TensorSpec(label, rows.dtype, rows.stored_shape))
-    return made
+        specs.append(TensorSpec(label, rows.dtype, rows.stored_shape))
+    return specs
 
 
 def _split(name: str, values: np.ndarray) -> list[np.ndarray]:
@@ -176,13 +176,13 @@ def _join(name: str, parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def _gather(fmt: GgufFormat, info: PackInfo) -> list[tuple[GgufTensor, list[TensorSpec]]]:
     """The original tensors, each with its pieces in the order of their rows."""
-    found: dict[str, list[tuple[int, TensorSpec, PackTensor]]] = {}
+    by_original: dict[str, list[tuple[int, TensorSpec, PackTensor]]] = {}
     for t in info.tensors:
         specs = stored_parts(fmt, t, info.bits)
         for rows, spec in zip(original_rows(t.name, t.shape[0]), specs, strict=True):
-            found.setdefault(rows.tensor, []).append((rows.start, spec, t))
-    made = []
-    for name, held in found.items():
+            by_original.setdefault(rows.tensor, []).append((rows.start, spec, t))
+    gathered = []
+    for name, held in by_original.items():
         held.sort(key=lambda h: h[0])
         first = held[0][2]
         if odd := next((t for _, _, t in held if t.packed != first.packed), None):
@@ -194,20 +194,22 @@ def _gather(fmt: GgufFormat, info: PackInfo) -> list[tuple[GgufTensor, list[Tens
             )
         height = original_rows(first.name, first.shape[0])[0].height
         kind = PACKED if first.packed else kept_kind(first.shape)
-        made.append((GgufTensor(name, kind, (height, *first.shape[1:])), [s for _, s, _ in held]))
-    return made
+        gathered.append(
+            (GgufTensor(name, kind, (height, *first.shape[1:])), [s for _, s, _ in held])
+        )
+    return gathered
 
 
 def _inventory(path: Path) -> Inventory:
     """The stored pieces have the names that `pieces` gives them."""
-    found = {t.name: t for t in read_gguf(path).tensors}
-    if odd := next((t for t in found.values() if t.kind not in READABLE), None):
+    present = {t.name: t for t in read_gguf(path).tensors}
+    if odd := next((t for t in present.values() if t.kind not in READABLE), None):
         raise Unsupported(
             f"is {odd.kind}; a binary pack holds {', '.join(READABLE)}",
             where=(path, f"tensor {odd.name}"),
             hint="see `bonsai-quant inspect` for what is in it",
         )
-    dense = {n: StoredTensor(TensorSpec(n, "BF16", t.shape), path, 0) for n, t in found.items()}
+    dense = {n: StoredTensor(TensorSpec(n, "BF16", t.shape), path, 0) for n, t in present.items()}
     model = detect(dense, str(path))
     if model.layout != "original":
         raise BadInput("has diffusers names; those of the original layout were expected",
@@ -215,7 +217,7 @@ def _inventory(path: Path) -> Inventory:
     stored: dict[str, StoredTensor] = {}
     tensors = []
     for t in model.tensors:
-        whole = found[t.pieces[0].stored.spec.name]
+        whole = present[t.pieces[0].stored.spec.name]
         packed = whole.kind == PACKED and len(t.shape) == 2
         kind = PACKED if packed else kept_kind(t.shape)
         if kind != whole.kind:

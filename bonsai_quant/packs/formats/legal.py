@@ -24,15 +24,15 @@ def canonical_scales(scales: np.ndarray, name: str) -> np.ndarray:
     return scales.astype(np.float16)
 
 
-def check_equal(found: np.ndarray, expected: np.ndarray, name: str, what: str) -> None:
+def check_equal(stored: np.ndarray, expected: np.ndarray, name: str, kind: str) -> None:
     """found, expected: [out, in / 128]; refuse the first difference, by row and group."""
-    wrong = found != expected
+    wrong = stored != expected
     if wrong.any():
         row, group = (int(i) for i in np.argwhere(wrong)[0])
         refuse(
             name,
             f"row {row}, group {group}",
-            f"{what} is {found[row, group]:g}, expected {expected[row, group]:g}",
+            f"{kind} is {stored[row, group]:g}, expected {expected[row, group]:g}",
         )
 
 

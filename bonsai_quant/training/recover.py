@@ -62,15 +62,17 @@ def recover(
     if calibrated:
         between.append(stages.calibrate())
     if recovery.distillation is None:
-        made = convert(source, recipe=recovery.recipe, calibration=between[-1], out=packs,
+        converted = convert(source, recipe=recovery.recipe, calibration=between[-1], out=packs,
                        formats=formats, overwrite=overwrite)  # fmt: skip
-        return Recovered(tuple(between), made)
+        return Recovered(tuple(between), converted)
     if calibrated:
         between.append(stages.round(between[-1]))
     between.append(stages.distill(recipe, between[-1] if between else None))
     final = recovery.recipe.model_copy(update={"solver": "exact"})
-    made = convert(str(between[-1]), recipe=final, out=packs, formats=formats, overwrite=overwrite)
-    return Recovered(tuple(between), made)
+    converted = convert(
+        str(between[-1]), recipe=final, out=packs, formats=formats, overwrite=overwrite
+    )
+    return Recovered(tuple(between), converted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,9 +46,9 @@ def write_pipeline(
         file.finish()
     finally:
         file.close()
-    name, said = record
+    name, fields = record
     every = {*files, *more, WEIGHTS, CONFIG, name}
-    for relative, value in ((CONFIG, pipeline.config), (name, {**said, "files": sorted(every)})):
+    for relative, value in ((CONFIG, pipeline.config), (name, {**fields, "files": sorted(every)})):
         staging.write_file(relative, json.dumps(value, indent=2).encode() + b"\n")
     return every
 

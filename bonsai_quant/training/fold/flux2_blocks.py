@@ -22,8 +22,8 @@ def fold_double(w: Weights, spread: Spread, moves: tuple[str, ...]) -> Weights:
     if "heads" in moves:
         values, outs = ("attn.to_v", "attn.add_v_proj"), ("attn.to_out.0", "attn.to_add_out")
         both = np.sqrt(np.mean([np.square(spread(o)) for o in outs], 0))
-        made = mix_heads([w[v] for v in values], [w[o] for o in outs], both)
-        new |= dict(zip((*values, *outs), (*made[0], *made[1]), strict=True))
+        mixed = mix_heads([w[v] for v in values], [w[o] for o in outs], both)
+        new |= dict(zip((*values, *outs), (*mixed[0], *mixed[1]), strict=True))
     for stream in ("ff", "ff_context"):
         names = (f"{stream}.linear_in", f"{stream}.linear_out")
         made_in, made_out = _mlp(w[names[0]], w[names[1]], spread(names[1]), moves)

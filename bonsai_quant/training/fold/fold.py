@@ -130,8 +130,8 @@ class Folding:
             return size
 
         fold_block = fold_single if block.startswith("single") else fold_double
-        made = weights | fold_block(weights, spread, self.moves)
-        return {short[s]: w for s, w in made.items()}
+        folded = weights | fold_block(weights, spread, self.moves)
+        return {short[s]: w for s, w in folded.items()}
 
 
 def as_weights(tensor: PlannedTensor) -> np.ndarray:

@@ -73,7 +73,7 @@ def training_captions(world: World, *, each: int = 600) -> list[str]:
     """As many training captions of each category, in turn; a category that has fewer repeats."""
     columns = []
     for i, category in enumerate(CATEGORIES):
-        said = [t for m in meanings_of(world, category, "train") for t in phrasings(m)]
-        order = np.random.default_rng(i).permutation(len(said))
-        columns.append([said[order[k % len(said)]] for k in range(each)])
+        captions = [t for m in meanings_of(world, category, "train") for t in phrasings(m)]
+        order = np.random.default_rng(i).permutation(len(captions))
+        columns.append([captions[order[k % len(captions)]] for k in range(each)])
     return [t for turn in zip_longest(*columns) for t in turn]

@@ -13,14 +13,11 @@ LONGEST_FUNCTION, LONGEST_FILE = 45, 250
 LONGER_FILES = {
     "sources/families/flux2.py": 372,
     "core/schema.py": 284,
-    "conversion/plan.py": 260,
     "hub/client.py": 278,
     "storage/fs.py": 262,
     "storage/containers/torchpickle_reader.py": 254,
 }
 """Files that are longer, and how long they may be."""
-
-LONGER_FUNCTIONS = {"cli/options.py: conversion_options": 50}
 
 
 @cache
@@ -42,7 +39,7 @@ def test_functions_stay_small():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and node.end_lineno:
                 body = node.end_lineno - node.body[0].lineno + 1
-                if body > LONGER_FUNCTIONS.get(f"{name}: {node.name}", LONGEST_FUNCTION):
+                if body > LONGEST_FUNCTION:
                     long.append(f"{name}: {node.name} has {body} lines")
     assert long == []
 

@@ -23,7 +23,8 @@ from bonsai_quant.storage import fs
 from bonsai_quant.storage.disk import require_free_disk
 from bonsai_quant.storage.staging import Staging
 
-from .plan import check_formats, planned_files
+from .plan import check_formats
+from .planned_files import planned_files
 
 log = logging.getLogger(__name__)
 

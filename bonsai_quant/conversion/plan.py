@@ -12,30 +12,17 @@ from bonsai_quant.core.recipe import Recipe, apply_overrides
 from bonsai_quant.core.schema import GROUP, Action, PackInfo, PackTensor, PlannedTensor
 from bonsai_quant.core.threads import Setting, choose_threads
 from bonsai_quant.packs.deployment import DEPLOYMENTS, Deployment, child_bytes, deployments
-from bonsai_quant.packs.formats import DEFAULT_FORMATS, FORMAT_NAMES, FORMATS
+from bonsai_quant.packs.formats import DEFAULT_FORMATS, FORMAT_NAMES
 from bonsai_quant.quantization.solvers import CALIBRATED
 from bonsai_quant.sources.checkpoint import Source
-from bonsai_quant.sources.license import CARD
 from bonsai_quant.sources.lora import Adapter, open_adapters
 from bonsai_quant.sources.open import open_source
 
 from .calibration_file import Calibration, open_calibration
 from .memory_need import conversion_memory
 from .options import ConversionOptions
+from .planned_files import PlannedFile, planned_files
 from .settings import choose_recipe, parse_formats
-
-MEASURED = (CARD, "layers.csv", "manifest.json")
-"""The only files whose size depends on the weights; SLACK_BYTES are for them."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedFile:
-    """A file to be written. exact: its size is known before the weights are read."""
-
-    format: str
-    path: str
-    size: int
-    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,21 +188,6 @@ def explain(plan: Plan, name: str) -> PlannedTensor:
     near = difflib.get_close_matches(name[:200], names, 1)
     guess = f"; did you mean {near[0]!r}?" if near else ""
     raise UsageError(f"no tensor {name[:200]!r}{guess}", hint="see the names in `plan --json`")
-
-
-def planned_files(
-    info: PackInfo, formats: Sequence[str], beside: Mapping[str, Deployment]
-) -> tuple[PlannedFile, ...]:
-    """Every file of every format, with its size."""
-    files = []
-    for name in formats:
-        fmt = FORMATS[name]
-        files.append(PlannedFile(name, fmt.weights_path(info.mode), fmt.layout(info).size))
-        files += [PlannedFile(name, p, len(b)) for p, b in sorted(fmt.sidecars(info).items())]
-        if name in beside:
-            files += [PlannedFile(name, *entry) for entry in beside[name].sizes()]
-        files += [PlannedFile(name, p, 0, exact=False) for p in MEASURED]
-    return tuple(files)
 
 
 def _check_base(source: Source, recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from bonsai_quant import convert, plan
 from bonsai_quant.conversion import stream as pipeline
-from bonsai_quant.conversion.plan import MEASURED
+from bonsai_quant.conversion.planned_files import MEASURED
 from bonsai_quant.packs.read import open_pack
 from bonsai_quant.quantization import packing as bits
 from bonsai_quant.quantization.solvers import solve

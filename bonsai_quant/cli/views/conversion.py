@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bonsai_quant.conversion.convert import Converted
-from bonsai_quant.conversion.plan import MEASURED, Plan
+from bonsai_quant.conversion.plan import Plan
+from bonsai_quant.conversion.planned_files import MEASURED
 from bonsai_quant.core.schema import PlannedTensor, to_json
 from bonsai_quant.core.text import columns, grouped, megabytes
 from bonsai_quant.packs import whitepaper as published

@@ -22,6 +22,9 @@ TABLE = r"\n_ROWS\b.* = \("
 PACKAGE = Path(bonsai_quant.__file__).parent
 
 
+pytestmark = pytest.mark.heavy
+
+
 class House:
     """A copy of the package that things can be added to, and run."""
 

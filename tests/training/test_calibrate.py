@@ -108,6 +108,7 @@ def test_no_single_code_could_be_changed_for_the_better(layer, mode):
             assert (gptq.error(w, hessian, other, scales) >= best * (1 - 1e-9)).all()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("mode", MODES)
 def test_gptq_keeps_the_outputs_of_inputs_it_has_not_seen(layer, mode):
     weight, hessian, held_out = layer

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.heavy
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:

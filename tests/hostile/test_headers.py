@@ -175,6 +175,7 @@ def many_names(last: str = "") -> bytes:
     return ("{" + ",".join(text) + last + "}").encode()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("last", ["", ',"279999":{}'], ids=["A6-280000-names", "A12-last-twice"])
 def test_a6_many_names_are_read_in_linear_time(last, refuse, tmp_path):
     header = many_names(last)

@@ -12,7 +12,7 @@ from bonsai_quant.core.schema import Progress, no_progress
 from bonsai_quant.hub.cache import bring, check_cache_room, discard, git_hash, mismatch
 from bonsai_quant.hub.listing import Commit, Remote, resolve, split_id
 from bonsai_quant.hub.upload import read_remote
-from bonsai_quant.packs.manifest import BESIDE, Manifest, is_of_this_program, parse_manifest
+from bonsai_quant.packs.manifest import BESIDE, Manifest, is_of_this_program, validate_manifest
 from bonsai_quant.packs.manifest import NAME as MANIFEST
 from bonsai_quant.packs.output import check_free
 from bonsai_quant.storage import fs
@@ -95,7 +95,8 @@ def _manifest(commit: Commit) -> Manifest | None:
     text = read_remote(commit, MANIFEST) or b""
     where = f"{commit.place}: {MANIFEST}"
     try:
-        return parse_manifest(text, where) if is_of_this_program(strict_json(text)) else None
+        data = strict_json(text)
+        return validate_manifest(data, where) if is_of_this_program(data) else None
     except ValueError as e:
         raise BadInput(f"is not JSON: {e}", where=where, hint="ask who published it") from e
 

@@ -39,7 +39,7 @@ from bonsai_quant.storage.containers.layout import Layout, gguf_layout
 
 from .format import Format, json_bytes, stored_parts
 from .inventory import Inventory
-from .kept import Kept, to_bf16, to_float16
+from .kept import Kept, exact_bf16, to_float16
 from .legal import canonical_scales
 
 PACKED = "Q1_0"
@@ -65,7 +65,7 @@ class GgufKept:
     def encode(self, tensor: PackTensor, values: np.ndarray) -> list[np.ndarray]:
         """Exact in bf16 and in float32."""
         one_axis = len(tensor.shape) == 1
-        return _split(tensor.name, values.astype(np.float32) if one_axis else to_bf16(values))
+        return _split(tensor.name, values.astype(np.float32) if one_axis else exact_bf16(values))
 
     def decode(self, tensor: PackTensor, parts: Sequence[np.ndarray]) -> np.ndarray:
         """Inverse of `encode`; refuses what fp16 and bf16 do not both hold."""

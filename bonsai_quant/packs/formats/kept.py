@@ -42,7 +42,7 @@ class KeptWhole:
 
     def encode(self, tensor: PackTensor, values: np.ndarray) -> list[np.ndarray]:
         """The stored 16 bits (uint16 for BF16)."""
-        return [values if self.dtype == "F16" else to_bf16(values)]
+        return [values if self.dtype == "F16" else exact_bf16(values)]
 
     def decode(self, tensor: PackTensor, parts: Sequence[np.ndarray]) -> np.ndarray:
         """Inverse of `encode`."""
@@ -50,7 +50,7 @@ class KeptWhole:
         return to_float16(exact, tensor.name)
 
 
-def to_bf16(values: np.ndarray) -> np.ndarray:
+def exact_bf16(values: np.ndarray) -> np.ndarray:
     """float16 that bf16 holds too -> its 16 bits, uint16."""
     flat = values.reshape(-1)
     out = np.empty(flat.shape, np.uint16)

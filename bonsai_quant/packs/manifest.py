@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
@@ -12,8 +11,6 @@ from bonsai_quant.core.errors import BadInput, Unsupported, first_problem
 from bonsai_quant.core.schema import SCHEMA_VERSION, Mode
 from bonsai_quant.core.version import TOOL
 from bonsai_quant.sources.license import CARD, License
-from bonsai_quant.storage import fs
-from bonsai_quant.storage.strict_json import strict_json
 
 NAME = "manifest.json"
 GALLERY = "gallery.png"
@@ -133,27 +130,6 @@ class Manifest(pydantic.BaseModel):
     measured: Measured | None
     calibration: str | None = None
     files: list[ManifestFile] = pydantic.Field(max_length=MAX_FILES)
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a pack's folder, read strictly."""
-    path = folder / NAME
-    if not path.exists():
-        raise BadInput(
-            "has no manifest.json: not a complete pack of this program",
-            where=str(folder),
-            hint="convert again, or see `inspect`",
-        )
-    return parse_manifest(fs.read_small(path), str(path))
-
-
-def parse_manifest(text: bytes, path: str) -> Manifest:
-    """The manifest that a text holds. path: for messages."""
-    try:
-        data = strict_json(text)
-    except ValueError as e:
-        raise BadInput(f"is not JSON: {e}", where=path, hint="convert again") from e
-    return validate_manifest(data, path)
 
 
 def validate_manifest(data: object, path: str) -> Manifest:

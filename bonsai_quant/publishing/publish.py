@@ -22,7 +22,7 @@ from bonsai_quant.packs.manifest import (
     GALLERY,
     Manifest,
     is_of_this_program,
-    parse_manifest,
+    validate_manifest,
 )
 from bonsai_quant.packs.manifest import NAME as MANIFEST
 from bonsai_quant.packs.pipeline import missing_components
@@ -238,9 +238,10 @@ def _ours(commit: Commit) -> set[str]:
     """What an earlier publication put into a repo, by the manifest that is there."""
     text = read_remote(commit, MANIFEST)
     try:
-        if text is None or not is_of_this_program(strict_json(text)):
+        data = None if text is None else strict_json(text)
+        if not is_of_this_program(data):
             return set()
-        manifest = parse_manifest(text, f"{commit.place}: {MANIFEST}")
+        manifest = validate_manifest(data, f"{commit.place}: {MANIFEST}")
     except (ValueError, BadInput):
         return set()
     return {MANIFEST, *BESIDE, *(f.path for f in manifest.files)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -77,6 +78,17 @@ def listing(folder: Path) -> list[tuple[str, int]]:
     return sorted(found)
 
 
+def digests(folder: Path) -> dict[str, str]:
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def recipe(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
 def complaint(result: Any, code: int) -> str:
     """The line that a failed command prints: only one, printable, and with a next step."""
     lines = result.err.splitlines()
@@ -87,6 +99,14 @@ def complaint(result: Any, code: int) -> str:
     what, arrow, step = lines[0].rpartition(" -> ")
     assert what.startswith("error[") and arrow and step, lines[0]
     return lines[0]
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    """A file that can be read as such and with its folder."""
+    path = save(tmp_path / "source" / SINGLE_FILE, tiny())
+    (path.parent / "config.json").write_text(json.dumps(models.config(MODEL)))
+    return path
 
 
 @pytest.fixture

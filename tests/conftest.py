@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import io
+import math
 import signal
 import socket
 import time
@@ -130,8 +131,9 @@ def shipped(standin, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def run():
-    """Run the command line in this process: run(*arguments) -> code, out, err."""
+def run(monkeypatch):
+    """Run the command line in this process: run(*arguments) -> code, out, err, without progress."""
+    monkeypatch.setattr("bonsai_quant.cli.progress.FIRST_S", math.inf)
 
     def call(*arguments) -> SimpleNamespace:
         out, err = io.StringIO(), io.StringIO()

@@ -1,4 +1,4 @@
-"""What all commands share: the common options, how a command prints, its progress bar."""
+"""What all commands share: the common options, how a command prints, its progress."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import click
 
 from bonsai_quant.cli.views.answer import Answer
 from bonsai_quant.core.errors import EnvironmentFault
-from bonsai_quant.core.schema import SCHEMA_VERSION, Progress, no_progress
+from bonsai_quant.core.progress import Progress, no_progress
+from bonsai_quant.core.schema import SCHEMA_VERSION
 
 Command = Callable[..., Any]
 
@@ -58,22 +59,19 @@ def open_output(options: dict[str, Any]) -> Printer:
 
 
 @contextmanager
-def progress_bar(label: str, printer: Printer, unit: str = "B") -> Iterator[Progress]:
-    """A progress bar on stderr, shown on a terminal only. unit: what is counted, bytes or other."""
-    if printer.quiet or printer.as_json or not sys.stderr.isatty():
+def shown_progress(printer: Printer) -> Iterator[Progress]:
+    """Progress on stderr: a moving line on a terminal, else a plain line every few seconds.
+
+    Nothing with --quiet, and with --json only on a terminal.
+    """
+    if printer.quiet or (printer.as_json and not sys.stderr.isatty()):
         yield no_progress
         return
-    from tqdm import tqdm
+    from .progress import Display
 
-    with tqdm(desc=label, unit=unit, unit_scale=unit == "B", leave=False) as bar:
-        n_done = 0
-
-        def progress(n: int, n_tensors: int, total: int) -> None:
-            nonlocal n_done
-            n_done += n_tensors
-            bar.total = total
-            bar.update(n)
-            if n_done:
-                bar.set_postfix_str(f"{n_done} tensors", refresh=False)
-
-        yield progress
+    display = Display(sys.stderr)
+    display.start()
+    try:
+        yield display
+    finally:
+        display.stop()

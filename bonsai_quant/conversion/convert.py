@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bonsai_quant.core.errors import OutputExists
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.recipe import Recipe
-from bonsai_quant.core.schema import LayerStats, Progress, no_progress, to_json
-from bonsai_quant.packs.deployment import Beside
+from bonsai_quant.core.schema import LayerStats, to_json
+from bonsai_quant.packs.deployment import Beside, Deployment
 from bonsai_quant.packs.deployment.write import deploy
 from bonsai_quant.packs.formats import DEFAULT_FORMATS
 from bonsai_quant.packs.layers_csv import layers_csv
@@ -111,7 +112,7 @@ def convert(
     """Convert a source into OUT/<format>/ for every format; OUT appears whole or not at all.
 
     The arguments are the fields of `ConversionOptions`, and these.  out: `./<name>-<mode>` when
-    None.  progress: called with the bytes read and tensors finished since its last call.
+    None.  progress: told of what is read and written.
     Raises the errors of `errors.py`; whatever fails, an existing OUT is as it was.
     """
     options = ConversionOptions(
@@ -158,29 +159,39 @@ def write_packs(
                 plan.calibration.sha256 if plan.calibration else None,
             )
             beside = {
-                f: deploy(
-                    staging, f, deployment, threads=plan.threads, tell=_telling(plan, progress)
-                )
-                for f, deployment in plan.beside.items()
+                f: deploy(staging, f, d, threads=plan.threads, tell=_telling(f, d, progress))
+                for f, d in plan.beside.items()
             }
-            manifests = _finish(state.writers, provenance, beside, plan.threads)
+            manifests = _finish(state.writers, provenance, beside, plan.threads, progress)
         staging.commit({f for n, m in manifests.items() for f in state.writers[n].written(m)})
     return Converted(out, manifests, stats)
 
 
-def _telling(plan: Plan, progress: Progress) -> Callable[[int, int], None]:
-    """Progress of what is no tensor of the plan."""
-    return lambda n_bytes, n_tensors: progress(n_bytes, n_tensors, plan.source_bytes)
+def _telling(name: str, beside: Deployment, progress: Progress) -> Callable[[int, int], None]:
+    """Progress of what stands beside the transformer in one format."""
+    progress.phase(f"writing {name}", beside.source_bytes, "bytes")
+    return lambda n_bytes, _: progress.advance(n_bytes)
 
 
 def _finish(
-    writers: dict[str, PackWriter], provenance: Provenance, beside: dict[str, Beside], threads: int
+    writers: dict[str, PackWriter],
+    provenance: Provenance,
+    beside: dict[str, Beside],
+    threads: int,
+    progress: Progress,
 ) -> dict[str, Manifest]:
     """Read back and hash all files, in parallel; an interruption does not wait for the rest."""
+
+    def finish(writer: PackWriter, other: Beside) -> Manifest:
+        manifest = writer.finish(provenance, other)
+        progress.advance()
+        return manifest
+
+    progress.phase("reading back and hashing", len(writers), "formats")
     with ThreadPoolExecutor(threads) as pool:
         try:
             others = [beside.get(name, Beside()) for name in writers]
-            finished = pool.map(lambda w, b: w.finish(provenance, b), writers.values(), others)
+            finished = pool.map(finish, writers.values(), others)
             return dict(zip(writers, finished, strict=True))
         except BaseException:
             for writer in writers.values():

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bonsai_quant.core.errors import BadInput, UsageError
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.recipe import Recipe
-from bonsai_quant.core.schema import PackTensor, Progress, no_progress
+from bonsai_quant.core.schema import PackTensor
 from bonsai_quant.core.threads import choose_threads
 from bonsai_quant.packs.deployment import DEPLOYMENTS, Beside, Deployment, deployments
 from bonsai_quant.packs.deployment.write import deploy
@@ -98,7 +99,8 @@ def _check_apart(folder: Path, out: Path) -> None:
 
 def _copy(pack: Pack, writer: PackWriter, threads: int, progress: Progress) -> int:
     """Every tensor; -> number of kept values that no 16 bits held, in packs of other programs."""
-    total = sum(t.size for t in pack.info.tensors)
+    tensors = pack.info.tensors
+    progress.phase("exporting", len(tensors), "tensors", work=sum(t.size for t in tensors))
 
     def one(tensor: PackTensor) -> int:
         rounded = 0
@@ -107,11 +109,11 @@ def _copy(pack: Pack, writer: PackWriter, threads: int, progress: Progress) -> i
         else:
             values, rounded = pack.kept_and_rounded(tensor)
             writer.kept(tensor, values)
-        progress(tensor.size, 1, total)
+        progress.advance(work=tensor.size)
         return rounded
 
     with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(one, pack.info.tensors))
+        return sum(pool.map(one, tensors))
 
 
 def _provenance(pack: Pack, rounded: int) -> Provenance:

@@ -8,14 +8,14 @@ do not depend on which thread does what.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Collection, Iterator
 from hashlib import sha256
 from typing import Protocol
 
 import numpy as np
 
-from bonsai_quant.core.schema import NUMPY_DTYPE, Progress, Span, no_progress
+from bonsai_quant.core.progress import Progress, no_progress
+from bonsai_quant.core.schema import NUMPY_DTYPE, Span
 from bonsai_quant.core.threads import Pool
 from bonsai_quant.sources.checkpoint import SourceFile
 from bonsai_quant.sources.remote import compare_with_hub, download
@@ -42,11 +42,13 @@ def run(
     checks: Checks = Checks(),
     done: Collection[str] = (),
     progress: Progress = no_progress,
+    label: str = "converting",
 ) -> dict[str, str]:
     """Solve the plan; -> sha256 of every source file, by name.
 
     done: names of tensors that need no solving any more; they are read and hashed all the same.
     checks: refuse tensors of zeros and implausible magnitudes.
+    label: of the phase, for whoever watches.
     """
     assemblies = {
         t.tensor.name: TensorQuantizer(
@@ -59,18 +61,18 @@ def run(
         )
         for t in plan.tensors
     }
-    total = plan.source_bytes
-    lock = threading.Lock()
+    progress.phase("reading source")
 
     def solve(span: Span, data: np.ndarray) -> None:
         finished = assemblies[span.planned.tensor.name].add(span, data)
         if finished:
             sink(finished)
-        with lock:
-            progress(data.nbytes, 1 if finished else 0, total)
+        progress.advance(1 if finished else 0, work=data.nbytes)
 
     digests: dict[str, str] = {}
     source = download(plan.source)
+    work = sum(t.source_bytes for t in plan.tensors)
+    progress.phase(label, len(plan.tensors), "tensors", work=work)
     with Pool(plan.threads) as pool:
         for file in source.files:
             hasher = sha256()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,15 +18,6 @@ SCHEMA_VERSION = 1
 Mode = Literal["ternary", "binary"]
 Action = Literal["ternary", "binary", "keep"]
 MODES: tuple[Mode, ...] = ("ternary", "binary")
-
-Progress = Callable[[int, int, int], None]
-"""Called with the bytes done and the tensors finished since the last call, and the bytes in all;
-where pictures are painted, with pictures in place of bytes."""
-
-
-def no_progress(n_bytes: int, n_tensors: int, total_bytes: int) -> None:
-    """Report nothing."""
-
 
 BITS: dict[str, int] = {"ternary": 2, "binary": 1}
 """Bits of one code as held in memory and in the mlx and gemlite formats."""

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_quant.core.errors import BadInput, unknown
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.requirements import LOOK, RUN, require
-from bonsai_quant.core.schema import Progress, no_progress
 from bonsai_quant.evaluation.scenes.grammar import SPLITS, prompts
 from bonsai_quant.evaluation.scenes.scene import Prompt
 from bonsai_quant.evaluation.scenes.world import CATEGORIES, WORLDS, World
@@ -117,11 +117,12 @@ def paint_gallery(
     world, settings = scenery(task.benchmark), task.benchmark.settings
     pipe = open_pipeline(pipeline.name, pipeline=str(pipeline.folder))
     texts, seeds, batches = task.texts, task.seeds, []
+    progress.phase(f"painting with {pipeline.name}", len(texts), "pictures")
     for at in range(0, len(texts), batch):
         part = slice(at, at + batch)
         painted = paint_dense(pipe, texts[part], seeds[part], settings, batch=batch)
         batches.append(shrink(painted, world.pixels))
-        progress(len(painted), 0, len(texts))
+        progress.advance(len(painted))
     pictures = np.concatenate(batches)
     pictures = pictures.reshape(len(task.prompts), task.images, *pictures.shape[1:])
     return Gallery(pipeline.name, task, pictures, judge(pictures, task.prompts, world))

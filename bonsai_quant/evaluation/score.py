@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bonsai_quant.core.errors import BadInput, UsageError
-from bonsai_quant.core.schema import Progress, no_progress
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.evaluation.scenes.world import CATEGORIES
 from bonsai_quant.packs.manifest import conversion
 from bonsai_quant.packs.pipeline import Pipeline, locate
@@ -121,12 +121,7 @@ def score(
     task = task_for(pipelines, split=split, prompts=prompts, images=images, seed=seed)
     if batch < 1:
         raise UsageError(f"batch must be at least 1, not {batch}")
-    total = len(pipelines) * len(task.texts)
-
-    def report(n_pictures: int, _: int, __: int) -> None:
-        progress(n_pictures, 0, total)
-
-    galleries = [paint_gallery(p, task, batch=batch, progress=report) for p in pipelines]
+    galleries = [paint_gallery(p, task, batch=batch, progress=progress) for p in pipelines]
     if grid is not None:
         write_file(Path(grid), examples(galleries[::-1]), overwrite=overwrite)
     manifest = pipelines[0].pack.manifest if pipelines[0].pack else None

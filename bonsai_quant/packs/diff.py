@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from bonsai_quant.core.errors import Unsupported
-from bonsai_quant.core.schema import PackTensor, Progress, no_progress
+from bonsai_quant.core.progress import Progress, no_progress
+from bonsai_quant.core.schema import PackTensor
 from bonsai_quant.core.threads import choose_threads
 
 from .read import Pack, open_one
@@ -72,11 +73,11 @@ def diff(
     theirs = {(t.name, t.shape, t.packed): t for t in second.info.tensors}
     both = [mine[k] for k in mine if k in theirs]
 
-    total = sum(t.size for t in both)
+    progress.phase("comparing", len(both), "tensors", work=sum(t.size for t in both))
 
     def one(tensor: PackTensor) -> LayerDiff:
         result = _compare(first, second, tensor)
-        progress(tensor.size, 1, total)
+        progress.advance(work=tensor.size)
         return result
 
     with ThreadPoolExecutor(choose_threads(threads)[0]) as pool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonsai_quant.core.errors import BadInput, HubDenied, UsageError, VerificationFailed
-from bonsai_quant.core.schema import Progress, no_progress
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.hub.listing import Commit, resolve, split_id
 from bonsai_quant.hub.repo import check_login, find_or_open_request, open_repo
 from bonsai_quant.hub.upload import Local, check_remote, is_there, put, read_remote

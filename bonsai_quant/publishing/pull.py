@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonsai_quant.core.errors import BadInput, HubMismatch, UsageError
-from bonsai_quant.core.schema import Progress, no_progress
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.hub.cache import bring, check_cache_room, discard, git_hash, mismatch
 from bonsai_quant.hub.listing import Commit, Remote, resolve, split_id
 from bonsai_quant.hub.upload import read_remote
@@ -69,9 +69,11 @@ def pull(
     total = sum(f.size for f in files)
     hashes = {f.path: f.sha256 for f in manifest.files} if manifest else {}
     with Staging(target, overwrite=overwrite) as staging:
-        for file in files:
+        progress.phase("fetching", total, "bytes")
+        for i, file in enumerate(files, 1):
+            progress.note(f"file {i}/{len(files)}")
             _fetch(commit, file, hashes.get(file.path), staging)
-            progress(file.size, 0, total)
+            progress.advance(file.size)
         staging.commit({f.path for f in files})
     for file in missing:
         discard(commit.local(file))

@@ -11,8 +11,9 @@ from typing import Any
 
 from bonsai_quant.core.errors import BadInput, OutputExists, UsageError, VerificationFailed
 from bonsai_quant.core.memory import resident
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.requirements import LOOK, require
-from bonsai_quant.core.schema import PictureSettings, Progress, no_progress
+from bonsai_quant.core.schema import PictureSettings
 from bonsai_quant.core.version import TOOL, __version__
 from bonsai_quant.packs.integrity import listed_weights, require_whole
 from bonsai_quant.packs.pipeline import Pipeline, locate
@@ -92,7 +93,7 @@ def generate(
     make_folder(files[0].parent)
     painting = paint(
         runner, [p for p, _ in pairs], [s for _, s in pairs], settings,
-        images=references, watch=lambda: progress(1, 0, len(pairs) * settings.num_inference_steps),
+        images=references, progress=progress,
     )  # fmt: skip
     for (prompt, seed), path, pixels in zip(pairs, files, painting.pictures, strict=True):
         parameters = describe(located, runner, prompt, seed, settings)

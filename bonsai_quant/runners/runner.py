@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.schema import PictureSettings
 from bonsai_quant.packs.pipeline import Pipeline
 
@@ -78,14 +79,15 @@ def paint(
     settings: PictureSettings,
     *,
     images: Sequence[NDArray[np.float32]] = (),
-    watch: Callable[[], None] = lambda: None,
+    progress: Progress = no_progress,
 ) -> Painting:
     """A picture of each prompt from its seed's noise, one after another.
 
     images: [height, width, 3] in -1 to 1, that the prompts refer to.
-    watch: called after every step.
+    progress: told of the three components, and of every step.
     """
     guides = settings.guidance_scale > 1 and not runner.pipeline.distilled
+    progress.phase("loading the text encoder and encoding")
     with Meter(runner.active_bytes) as encoding:
         references = runner.encode_images(images) if images else []
         texts = list(dict.fromkeys(prompts))
@@ -93,16 +95,24 @@ def paint(
     caption_of = [texts.index(p) for p in prompts]
     z = start(seeds, settings, runner.pipeline.channels)
     sigmas = levels(z.shape[1] * z.shape[2], settings.num_inference_steps)
+    progress.phase("loading the transformer")
     with Meter(runner.active_bytes) as denoising, runner.transformer(references) as velocity:
         if guides:
             velocity = guided(velocity, captions[-1:], settings.guidance_scale)
-        finished = [
-            walk(velocity, z[i : i + 1], captions[k : k + 1], sigmas, watch)[-1]
-            for i, k in enumerate(caption_of)
-        ]
+        progress.phase("denoising", len(z) * settings.num_inference_steps, "steps")
+        finished = []
+        for i, k in enumerate(caption_of):
+            progress.note(f"picture {i + 1}/{len(z)}")
+            some = z[i : i + 1], captions[k : k + 1]
+            finished.append(walk(velocity, *some, sigmas, progress.advance)[-1])
     latents = np.concatenate(finished)
+    progress.phase("decoding", len(finished), "pictures")
     with Meter(runner.active_bytes) as decoding, runner.decoder() as decode:
-        pictures = np.concatenate([as_bytes(in_tiles(decode, one)) for one in finished])
+        decoded = []
+        for one in finished:
+            decoded.append(as_bytes(in_tiles(decode, one)))
+            progress.advance()
+        pictures = np.concatenate(decoded)
     stages = [("encoders", encoding), ("transformer", denoising), ("decoder", decoding)]
     return Painting(pictures, latents, tuple(Stage(name, m.seconds, m.peak) for name, m in stages))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from bonsai_quant.conversion.convert import Converted, convert
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE
 from bonsai_quant.core.errors import UsageError
-from bonsai_quant.core.schema import Progress, no_progress
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.packs.formats import DEFAULT_FORMATS
 from bonsai_quant.packs.output import check_free
 from bonsai_quant.quantization.solvers import CALIBRATED
@@ -63,14 +63,19 @@ def recover(
         between.append(stages.calibrate())
     if recovery.distillation is None:
         converted = convert(source, recipe=recovery.recipe, calibration=between[-1], out=packs,
-                       formats=formats, overwrite=overwrite)  # fmt: skip
+                       formats=formats, overwrite=overwrite, progress=progress)  # fmt: skip
         return Recovered(tuple(between), converted)
     if calibrated:
         between.append(stages.round(between[-1]))
     between.append(stages.distill(recipe, between[-1] if between else None))
     final = recovery.recipe.model_copy(update={"solver": "exact"})
     converted = convert(
-        str(between[-1]), recipe=final, out=packs, formats=formats, overwrite=overwrite
+        str(between[-1]),
+        recipe=final,
+        out=packs,
+        formats=formats,
+        overwrite=overwrite,
+        progress=progress,
     )
     return Recovered(tuple(between), converted)
 
@@ -96,7 +101,7 @@ class _Stages:
             calibrate(
                 self.source, recipe=recipe, solver=recipe.solver, out=out, prompts=self.prompts,
                 n_prompts=settings.n_prompts, at_once=settings.at_once, seed=self.seed,
-                overwrite=self.overwrite, resume=self.resume,
+                overwrite=self.overwrite, resume=self.resume, progress=self.progress,
             )  # fmt: skip
         return out
 
@@ -107,6 +112,7 @@ class _Stages:
             convert(
                 self.source, recipe=self.recovery.recipe, calibration=calibration, out=out,
                 formats="bonsai", overwrite=self.overwrite, resume=self.resume,
+                progress=self.progress,
             )  # fmt: skip
         return out
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonsai_quant.core.errors import unknown
-from bonsai_quant.core.schema import Progress, no_progress
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.threads import choose_threads
 from bonsai_quant.packs.find import find_packs, look, no_pack
 from bonsai_quant.runners import RUNNERS
@@ -76,6 +76,7 @@ def _run(job: Job, last: str) -> list[Check]:
     """The checks of every level up to `last`, or up to a required one that fails."""
     checks: list[Check] = []
     for level in LEVELS.values():
+        job.progress.phase(f"checking level {level.name}")
         for check in level.checks:
             checks += check(job)
         failed = any(c.status == "failed" for c in checks)

@@ -32,6 +32,7 @@ from bonsai_quant.evaluation.score import compare
 from bonsai_quant.runners.picture_settings import Benchmark, read_benchmark
 from bonsai_quant.storage.small_file import write_file
 from tests.support import pipelines
+from tests.support.watching import Watching
 
 MINI = Benchmark(height=64, width=64, max_sequence_length=20)
 """mini-klein's own."""
@@ -253,14 +254,15 @@ def test_a_pack_beside_its_source(truth, standin, packs, tmp_path):
 
 
 def test_a_random_model_paints_nothing_that_passes(standin, packs):
-    counted = []
+    watching = Watching()
     result = score(
         packs / "binary", against=str(standin), prompts=1, images=1,
-        progress=lambda n, _, total: counted.append((n, total)),
+        progress=watching,
     )  # fmt: skip
     assert result.model.overall.score.value == 0
     assert result.kept[0].retention.value is None
-    assert (sum(n for n, _ in counted), counted[0][1]) == (12, 12)
+    assert [(p[1], p[2]) for p in watching.phases] == [(6, "pictures")] * 2
+    assert watching.done == [6, 6]
 
 
 def test_the_command_prints_tables_or_json(truth, standin, packs, run):

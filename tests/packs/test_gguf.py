@@ -19,6 +19,7 @@ from bonsai_quant.packs.read import open_pack
 from bonsai_quant.storage.containers.gguf import KINDS, GgufTensor
 from bonsai_quant.storage.containers.gguf_reader import parse_gguf, read_gguf
 from tests.support import forge, models
+from tests.support.watching import Watching
 
 gguf = pytest.importorskip("gguf")
 
@@ -155,14 +156,17 @@ def test_the_table_of_types_is_ggmls():
 def test_an_interrupted_run_ends_in_the_same_bytes(tiny, made, tmp_path):
     left = [12]
 
-    def interrupt(n_bytes, n_tensors, total):
-        left[0] -= n_tensors
+    def interrupt(n):
+        left[0] -= n
         if left[0] <= 0:
             raise KeyboardInterrupt
 
     out, formats = tmp_path / "out", "bonsai,gguf"
     with pytest.raises(KeyboardInterrupt):
-        convert(str(tiny), mode="binary", formats=formats, out=out, threads=1, progress=interrupt)
+        convert(
+            str(tiny), mode="binary", formats=formats, out=out, threads=1,
+            progress=Watching(interrupt),
+        )  # fmt: skip
     assert not out.exists()
     convert(str(tiny), mode="binary", formats=formats, out=out, resume=True)
     assert (out / "gguf" / FILE).read_bytes() == (made / "gguf" / FILE).read_bytes()

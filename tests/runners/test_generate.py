@@ -23,6 +23,7 @@ from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.runners.torch.dense import open_pipeline, paint_dense
 from bonsai_quant.runners.torch.runner import TorchRunner
 from tests.support.forge import flip, orphan, resign
+from tests.support.watching import Watching
 
 CIRCLE = "a red circle"
 PACKAGE = {"torch": "torch", "mlx": "mlx_lm"}
@@ -56,10 +57,10 @@ def test_one_prompt_is_one_file_with_its_settings(pack, standin, tmp_path):
 
 
 def test_every_prompt_from_every_seed(pack, standin, tmp_path):
-    steps = []
+    watching = Watching()
     made = generate(
         pack, [CIRCLE, "two squares"], out=tmp_path / "all", seeds=[1, 2], size="96x64", steps=2,
-        pipeline=str(standin), progress=lambda n, _, total: steps.append((n, total)),
+        pipeline=str(standin), progress=watching,
     )  # fmt: skip
     assert [(p.prompt, p.seed) for p in made.pictures] == [
         (CIRCLE, 1), (CIRCLE, 2), ("two squares", 1), ("two squares", 2),
@@ -68,7 +69,8 @@ def test_every_prompt_from_every_seed(pack, standin, tmp_path):
         f"{i:04d}.png" for i in range(4)
     ]
     assert Image.open(made.pictures[0].path).size == (96, 64)
-    assert steps == [(1, 8)] * 8
+    assert watching.of("denoising") == (8, 8)
+    assert watching.of("decoding") == (4, 4)
 
 
 @pytest.mark.parametrize(("wrong", "message"), [

@@ -34,6 +34,7 @@ from bonsai_quant.runners.torch.runner import TorchRunner
 from bonsai_quant.storage import fs
 from bonsai_quant.training.recipe import load_recovery
 from bonsai_quant.training.trajectories.denoiser import Denoiser, walk
+from tests.support.watching import Watching
 
 MODES = ("ternary", "binary")
 N_PROMPTS = 3
@@ -258,7 +259,7 @@ def test_an_interrupted_calibration_goes_on(standin, few, tmp_path, monkeypatch)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        calibrate(str(standin), out=tmp_path / "part", progress=stop, **arguments)
+        calibrate(str(standin), out=tmp_path / "part", progress=Watching(stop), **arguments)
     assert not (tmp_path / "part").exists()
     resumed = calibrate(str(standin), out=tmp_path / "part", resume=True, **arguments).out
     for name in (MOMENTS, RECORD):

@@ -9,7 +9,7 @@ import click
 
 from bonsai_quant.cli import completion
 from bonsai_quant.cli import options as shared
-from bonsai_quant.cli.output import common_options, open_output, progress_bar
+from bonsai_quant.cli.output import common_options, open_output, shown_progress
 from bonsai_quant.cli.views import conversion as views
 from bonsai_quant.conversion.checks import Checks
 from bonsai_quant.conversion.convert import convert as run_convert
@@ -51,7 +51,7 @@ def convert(
     if dry_run:
         show(views.planned(run_plan(source, **options)))
         return
-    with progress_bar("converting", show) as progress:
+    with shown_progress(show) as progress:
         result = run_convert(
             source,
             out=out,
@@ -111,6 +111,6 @@ def export(pack: str, format_name: str, out: str, **options: Any) -> None:
     bonsai-quant export mini-klein-ternary --format mlx --pipeline mini-klein -o packs/mlx
     """
     show = open_output(options)
-    with progress_bar("exporting", show) as progress:
+    with shown_progress(show) as progress:
         manifest = run_export(pack, format=format_name, out=out, progress=progress, **options)
     show(views.exported(Path(out), manifest))

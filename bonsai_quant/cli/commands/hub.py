@@ -8,7 +8,7 @@ import click
 
 from bonsai_quant.cli import completion
 from bonsai_quant.cli import options as shared
-from bonsai_quant.cli.output import common_options, open_output, progress_bar
+from bonsai_quant.cli.output import common_options, open_output, shown_progress
 from bonsai_quant.cli.views import hub as views
 from bonsai_quant.publishing.publish import plan_publication
 from bonsai_quant.publishing.publish import publish as run_publish
@@ -51,7 +51,7 @@ def publish(pack: str, repo: str, dry_run: bool, **options: Any) -> None:
     bonsai-quant publish packs/mlx my-name/my-model-ternary-mlx --report report
     """
     show = open_output(options)
-    with progress_bar("verifying", show) as progress:
+    with shown_progress(show) as progress:
         if dry_run:
             chosen = {k: options[k] for k in PLANNED}
             show(views.listed(plan_publication(pack, repo, progress=progress, **chosen)))
@@ -73,6 +73,6 @@ def pull(repo: str, **options: Any) -> None:
     bonsai-quant pull my-name/my-model-ternary-mlx -o pack
     """
     show = open_output(options)
-    with progress_bar("fetching", show) as progress:
+    with shown_progress(show) as progress:
         result = run_pull(repo, progress=progress, **options)
     show(views.pulled(result))

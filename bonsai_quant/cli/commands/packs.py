@@ -9,7 +9,7 @@ import click
 
 from bonsai_quant.cli import completion
 from bonsai_quant.cli import options as shared
-from bonsai_quant.cli.output import common_options, open_output, progress_bar
+from bonsai_quant.cli.output import common_options, open_output, shown_progress
 from bonsai_quant.cli.views import packs as views
 from bonsai_quant.core.errors import VerificationFailed
 from bonsai_quant.packs.diff import diff as run_diff
@@ -81,7 +81,7 @@ def verify(pack: str, backends: tuple[str, ...], **options: Any) -> None:
     bonsai-quant verify packs --level image
     """
     show = open_output(options)
-    with progress_bar("verifying", show) as progress:
+    with shown_progress(show) as progress:
         verdict = run_verify(pack, backends=backends or BACKENDS, progress=progress, **options)
     show(views.verified(verdict))
     if verdict.failed:
@@ -114,7 +114,7 @@ def report(packs: tuple[str, ...], **options: Any) -> None:
     bonsai-quant report ternary binary --against mini-klein -o report
     """
     show = open_output(options)
-    with progress_bar("reading", show) as progress:
+    with shown_progress(show) as progress:
         result = run_report(packs, progress=progress, **options)
     show(views.reported(result))
 
@@ -132,6 +132,6 @@ def diff(a: str, b: str, top: int, threads: int | None, **options: Any) -> None:
     bonsai-quant diff packs/bonsai other/mlx
     """
     show = open_output(options)
-    with progress_bar("comparing", show) as progress:
+    with shown_progress(show) as progress:
         result = run_diff(a, b, threads=threads, progress=progress)
     show(views.compared(result, top))

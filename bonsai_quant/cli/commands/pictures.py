@@ -11,7 +11,7 @@ from bonsai_quant.cli import completion
 from bonsai_quant.cli import options as shared
 from bonsai_quant.cli.demo import demo as run_demo
 from bonsai_quant.cli.doctor import doctor as run_doctor
-from bonsai_quant.cli.output import common_options, open_output, progress_bar
+from bonsai_quant.cli.output import common_options, open_output, shown_progress
 from bonsai_quant.cli.views import packs as packs_view
 from bonsai_quant.cli.views import pictures as pictures_view
 from bonsai_quant.evaluation.score import score as run_score
@@ -80,7 +80,7 @@ def generate(
     """
     show = open_output(options)
     texts = [*prompts, *(read_prompts(Path(file)) if file else ())]
-    with progress_bar("painting", show, unit=" steps") as progress:
+    with shown_progress(show) as progress:
         result = run_generate(model, texts, seeds=seeds or (0,), progress=progress, **options)
     show(pictures_view.generated(result))
 
@@ -129,7 +129,7 @@ def score(model: str, **options: Any) -> None:
     bonsai-quant score packs --against mini-klein --grid examples.png
     """
     show = open_output(options)
-    with progress_bar("painting", show, unit=" pictures") as progress:
+    with shown_progress(show) as progress:
         result = run_score(model, progress=progress, **options)
     show(pictures_view.scored(result))
 

@@ -8,7 +8,7 @@ import click
 
 from bonsai_quant.cli import completion
 from bonsai_quant.cli import options as shared
-from bonsai_quant.cli.output import common_options, open_output, progress_bar
+from bonsai_quant.cli.output import common_options, open_output, shown_progress
 from bonsai_quant.cli.views import conversion as conversion_view
 from bonsai_quant.cli.views import training as training_view
 from bonsai_quant.packs.formats import DEFAULT_FORMATS
@@ -51,7 +51,7 @@ def calibrate(source: str, **options: Any) -> None:
     bonsai-quant convert mini-klein --mode ternary --solver gptq --calibration calibration
     """
     show = open_output(options)
-    with progress_bar("calibrating", show, unit=" blocks") as progress:
+    with shown_progress(show) as progress:
         result = run_calibrate(source, progress=progress, **options)
     show(training_view.calibrated(result))
 
@@ -82,7 +82,7 @@ def fold(source: str, **options: Any) -> None:
     bonsai-quant fold mini-klein --calibration calibration -o folded
     """
     show = open_output(options)
-    with progress_bar("folding", show) as progress:
+    with shown_progress(show) as progress:
         result = run_fold(source, progress=progress, **options)
     show(training_view.folded(result))
 
@@ -144,7 +144,7 @@ def distill(
         job = prepare(source, changes=changes, **{k: options[k] for k in PREPARED})
         show(training_view.training_memory(needed(job, devices, half=True), devices))
         return
-    with progress_bar("training", show, unit=" updates") as progress:
+    with shown_progress(show) as progress:
         result = run_distill(source, changes=changes, progress=progress, **options)
     if result.record is not None:
         show(training_view.distilled(result))
@@ -188,6 +188,6 @@ def recover(source: str, formats: tuple[str, ...], **options: Any) -> None:
     """
     show = open_output(options)
     formats = formats or DEFAULT_FORMATS
-    with progress_bar("training", show, unit=" updates") as progress:
+    with shown_progress(show) as progress:
         result = run_recover(source, formats=formats, progress=progress, **options)
     show(conversion_view.converted(result.packs))

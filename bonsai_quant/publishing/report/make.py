@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bonsai_quant.core.errors import BonsaiError, OutputExists
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.requirements import LOOK, RUN, missing
-from bonsai_quant.core.schema import SCHEMA_VERSION, Progress, no_progress, to_json
+from bonsai_quant.core.schema import SCHEMA_VERSION, to_json
 from bonsai_quant.core.version import TOOL, __version__
 from bonsai_quant.packs.find import require_packs
 from bonsai_quant.packs.inspect import inspect
@@ -52,7 +53,7 @@ def report(
 
     packs: one folder or several, say the ternary and the binary pack of one source.
     against: that source, for `verify` and for the pictures.  out: a folder.
-    level: of `verify`.  progress: of weights surveyed.
+    level: of `verify`.  progress: of what is read.
     """
     paths = [packs] if isinstance(packs, str | Path) else list(packs)
     folder = Path(out)
@@ -76,7 +77,7 @@ def _look_at(
     path: Path, against: str | None, pipeline: str | None, level: str, progress: Progress
 ) -> PackReport:
     folders = require_packs(path)
-    verdict = verify(path, level=level, against=against, pipeline=pipeline)
+    verdict = verify(path, level=level, against=against, pipeline=pipeline, progress=progress)
     opened = [open_pack(f) for f in folders]
     first = opened[0]
     facts = next(iter(inspect(first.folder))).facts

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bonsai_quant.core.schema import Progress, no_progress
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.packs.layers_csv import COLUMNS
 from bonsai_quant.packs.read import Pack
 from bonsai_quant.storage import fs
@@ -49,8 +49,11 @@ def survey(pack: Pack, progress: Progress = no_progress) -> Survey:
     measured = read_measured(pack)
     edges = np.arange(LOG2_SCALE[0] * PER_OCTAVE, LOG2_SCALE[1] * PER_OCTAVE + 1) / PER_OCTAVE
     counts = np.zeros(len(edges) - 1, np.int64)
-    total, layers = sum(t.size for t in pack.info.packed), []
-    for tensor in pack.info.packed:
+    packed, layers = pack.info.packed, []
+    progress.phase(
+        f"surveying {pack.folder.name}", len(packed), "layers", work=sum(t.size for t in packed)
+    )
+    for tensor in packed:
         layer = pack.layer(tensor)
         scales = layer.scales.astype(np.float32)
         counts += np.histogram(np.log2(scales), edges)[0]
@@ -61,7 +64,7 @@ def survey(pack: Pack, progress: Progress = no_progress) -> Survey:
                 float(np.median(scales)), float(scales.min()), float(scales.max()),
             )
         )  # fmt: skip
-        progress(tensor.size, 1, total)
+        progress.advance(work=tensor.size)
     filled = np.flatnonzero(counts)
     span = range(filled[0], filled[-1] + 1) if filled.size else range(0)
     return Survey(tuple(layers), tuple((float(2 ** edges[i]), int(counts[i])) for i in span))

@@ -9,9 +9,9 @@ from bonsai_quant.conversion.calibration_file import CalibrationRecord
 from bonsai_quant.conversion.plan import plan
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE, default_out
 from bonsai_quant.core.errors import UsageError, unknown
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.recipe import Recipe
 from bonsai_quant.core.requirements import RUN, require
-from bonsai_quant.core.schema import Progress, no_progress
 from bonsai_quant.packs.output import check_output
 from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.quantization.solvers import CALIBRATED

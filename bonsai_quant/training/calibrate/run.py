@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from bonsai_quant.conversion.calibration_file import MOMENTS, RECORD, CalibrationRecord
-from bonsai_quant.core.schema import Progress, TensorSpec
+from bonsai_quant.core.progress import Progress
+from bonsai_quant.core.schema import TensorSpec
 from bonsai_quant.core.version import TOOL, __version__
 from bonsai_quant.quantization.dequantize import decoded
 from bonsai_quant.quantization.hessian import Hessian
@@ -80,8 +81,10 @@ def _specs(job: CalibrationJob) -> list[TensorSpec]:
 
 def _collect(job: CalibrationJob, prompts: Prompts, store: MomentStore, progress: Progress) -> int:
     """Go through all blocks; -> how many states went through them."""
+    progress.phase("painting the prompts")
     model, streams = _load(job, prompts)
     all_blocks = list(blocks(model, job.family.blocks))
+    progress.phase("calibrating", len(all_blocks), "blocks")
     for name, block in all_blocks:
         inputs = {k: v for k, v in job.inputs.items() if k.startswith(f"{name}.")}
         linears = {k: block.get_submodule(k.removeprefix(f"{name}.")) for k in inputs}
@@ -92,7 +95,7 @@ def _collect(job: CalibrationJob, prompts: Prompts, store: MomentStore, progress
                 _round(job, linear, linears[linear], moments[first])
             for stream in streams:
                 run_block(block, name, stream, advance=True)
-        progress(1, 0, len(all_blocks))
+        progress.advance()
     return sum(len(s.picture) for s in streams)
 
 

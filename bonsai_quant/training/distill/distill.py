@@ -10,9 +10,9 @@ from typing import Any
 from bonsai_quant.conversion.plan import Plan, plan
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE, default_out
 from bonsai_quant.core.errors import BadInput, UsageError
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.recipe import Recipe
 from bonsai_quant.core.requirements import RUN, TRAIN, require
-from bonsai_quant.core.schema import Progress, no_progress
 from bonsai_quant.packs.find import find_packs
 from bonsai_quant.packs.integrity import require_whole
 from bonsai_quant.packs.output import check_output

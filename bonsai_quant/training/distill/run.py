@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from bonsai_quant.core.memory import available
-from bonsai_quant.core.schema import Progress, TensorSpec
+from bonsai_quant.core.progress import Progress
+from bonsai_quant.core.schema import TensorSpec
 from bonsai_quant.core.version import __version__
 from bonsai_quant.packs.manifest import NAME
 from bonsai_quant.storage import fs
@@ -75,27 +76,33 @@ def train(
 ) -> None:
     """Take every update that is left; validate and save checkpoints between them."""
     settings, saved = trainer.settings, monotonic()
-    progress(trainer.step, 0, settings.steps)
+    progress.phase("training", settings.steps, "updates")
+    held_out = ""
     if trainer.step == 0:
-        _validate(trainer, validation, run_files)
+        held_out = _validate(trainer, validation, run_files)
+    else:
+        progress.advance(trainer.step)
     while trainer.step < settings.steps:
         loss = trainer.update()
         run_files.curve.add(trainer.step, loss=loss, **trainer.rates())
-        progress(1, 0, settings.steps)
+        progress.note(f"loss {loss:.4f}{held_out}")
+        progress.advance()
         if trainer.step % settings.validate_every == 0 or trainer.step == settings.steps:
-            _validate(trainer, validation, run_files)
+            held_out = _validate(trainer, validation, run_files)
         if trainer.processes.agree(monotonic() - saved > save_every):
             run_files.keep(trainer)
             saved = monotonic()
 
 
-def _validate(trainer: Trainer, validation: Validation, run_files: RunFiles) -> None:
+def _validate(trainer: Trainer, validation: Validation, run_files: RunFiles) -> str:
+    """Measure on the held-out prompts; -> the figures behind a comma, to be shown."""
     figures = validation.measure(trainer)
     run_files.held_out.add(trainer.step, **figures)
     run_files.draw()
     if trainer.processes.first:
         text = ", ".join(f"{k} {v:.4f}" for k, v in figures.items())
         log.info("after %d updates: held-out %s", trainer.step, text)
+    return f", held-out {next(iter(figures.values())):.4f}"
 
 
 def _write(

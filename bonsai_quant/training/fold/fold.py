@@ -12,7 +12,8 @@ from bonsai_quant.conversion.calibration_file import Calibration, open_calibrati
 from bonsai_quant.conversion.plan import Plan, plan
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE, default_out
 from bonsai_quant.core.errors import UsageError, unknown
-from bonsai_quant.core.schema import PlannedTensor, Progress, TensorSpec, no_progress
+from bonsai_quant.core.progress import Progress, no_progress
+from bonsai_quant.core.schema import PlannedTensor, TensorSpec
 from bonsai_quant.packs.output import check_output
 from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.storage import fs
@@ -97,6 +98,8 @@ class Folding:
         self.tensors = {t.tensor.name: t for t in work.tensors}
         self.changed = {t.tensor.name for t in work.tensors if t.tensor.packed}
         self.block, self.done = "", Weights()
+        total = sum(t.source_bytes for t in work.tensors)
+        progress.phase("folding", len(self.tensors), "tensors", work=total)
 
     @property
     def specs(self) -> list[TensorSpec]:
@@ -111,7 +114,7 @@ class Folding:
     def data(self, name: str) -> np.ndarray:
         """A tensor's stored values."""
         tensor = self.tensors[name]
-        self.progress(tensor.source_bytes, 1, sum(t.source_bytes for t in self.tensors.values()))
+        self.progress.advance(work=tensor.source_bytes)
         if name not in self.changed:
             return read(tensor)
         block = ".".join(name.split(".")[:2])

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from bonsai_quant.core.errors import BonsaiError
-from bonsai_quant.core.schema import PackTensor, Progress
+from bonsai_quant.core.progress import Progress
+from bonsai_quant.core.schema import PackTensor
 from bonsai_quant.packs.read import Pack
 
 from .check import Check
@@ -20,7 +21,12 @@ ROWS = 1024
 def check_codes(job: Job) -> list[Check]:
     """Every pack alone, and each against the first: the same float32 weights, bit for bit."""
     checks = list(job.unreadable)
-    for pack in job.packs:
+    for i, pack in enumerate(job.packs, 1):
+        tensors = pack.info.tensors
+        work = sum(t.size for t in tensors)
+        job.progress.phase(
+            f"checking pack {i}/{len(job.packs)}", len(tensors), "tensors", work=work
+        )
         other = job.packs[0] if pack is not job.packs[0] else None
         subject = pack.folder.name + (f" = {other.folder.name}" if other else "")
         problem, n_rounded = _first_problem(pack, other, job.threads, job.progress)
@@ -40,15 +46,13 @@ def _first_problem(
     ]:
         return f"{pack.folder} and {other.folder} hold different tensors", 0
 
-    total = sum(t.size for t in pack.info.tensors)
-
     def check_tensor(tensor: PackTensor) -> tuple[str, int]:
         compare = _compare_packed if tensor.packed else _compare_kept
         try:
             problem, n_rounded = compare(pack, other, tensor)
         except BonsaiError as e:
             return str(e), 0
-        progress(tensor.size, 1, total)
+        progress.advance(work=tensor.size)
         return problem, n_rounded
 
     n_rounded = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from bonsai_quant.core.errors import BonsaiError
-from bonsai_quant.core.schema import Progress, no_progress
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.packs.find import PackFolder
 from bonsai_quant.packs.read import Pack, open_pack
 

@@ -64,7 +64,9 @@ def _check(pack: Pack, source: str, job: Job) -> Check:
             comparisons[finished.planned.tensor.name] = comparison
 
     checks = Checks(zeros=False, magnitudes=False)
-    digests = run(plan, compare, checks=checks, progress=job.progress)
+    digests = run(
+        plan, compare, checks=checks, progress=job.progress, label="quantizing the source again"
+    )
     same_source = (
         manifest is not None and {f.name: f.sha256 for f in manifest.source.files} == digests
     )

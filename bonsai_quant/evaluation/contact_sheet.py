@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
 PNG = b"\x89PNG\r\n\x1a\n"
-SIDE, GAP, HEAD, MARGIN = 128, 6, 20, 10
-"""Pixels: of a picture as shown, between two, of a line of text, around everything."""
+SIDE, GAP, MARGIN = 128, 6, 10
+"""Pixels: of a picture as shown, between two, around everything."""
+LETTERS, SPACING = 14, 4
+"""Pixels: of letters, between two lines. Pillow's font hides the spaces where letters are small."""
 CAPTION = 210
 """Pixels for captions, left of the pictures."""
 PAPER, INK = (255, 255, 255), (30, 30, 30)
@@ -50,20 +52,23 @@ def draw_grid(heads: Sequence[str], rows: Sequence[Row]) -> bytes:
     """A PNG; heads: one per column, "" under a head that goes on."""
     from PIL import Image, ImageDraw, ImageFont
 
+    font = ImageFont.load_default(LETTERS)
+    titles = [_wrapped(h, font, w) for h, w in zip(heads, _spans(heads), strict=True)]
+    captions = [_wrapped(row.caption, font, CAPTION - 2 * GAP) for row in rows]
+    head = max((_height(t) for t in titles), default=0) + GAP
+    heights = [max(SIDE, _height(c)) + GAP for c in captions]
     width = 2 * MARGIN + CAPTION + len(heads) * (SIDE + GAP)
-    height = 2 * MARGIN + HEAD + len(rows) * (SIDE + GAP)
-    sheet = Image.new("RGB", (width, height), PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default()
-    for i, head in enumerate(heads):
-        pen.text((_left(i), MARGIN), head, INK, font)
-    for n, row in enumerate(rows):
-        top = MARGIN + HEAD + n * (SIDE + GAP)
-        lines = _wrapped(row.caption, pen, font, CAPTION - 2 * GAP)
-        pen.multiline_text((MARGIN, top + SIDE // 3), lines, INK, font)
+    sheet = Image.new("RGB", (width, 2 * MARGIN + head + sum(heights)), PAPER)
+    pen, top = ImageDraw.Draw(sheet), MARGIN + head
+    for i, title in enumerate(titles):
+        pen.multiline_text((_left(i), MARGIN), title, INK, font, spacing=SPACING)
+    for row, caption, height in zip(rows, captions, heights, strict=True):
+        pen.multiline_text((MARGIN, top), caption, INK, font, spacing=SPACING)
         for i, cell in enumerate(row.cells):
             shown = Image.fromarray(cell.picture).resize((SIDE, SIDE), Image.Resampling.NEAREST)
             sheet.paste(shown, (_left(i), top))
             _mark(pen, _left(i) + SIDE - MARK - 3, top + SIDE - MARK - 3, cell.passed)
+        top += height
     out = io.BytesIO()
     sheet.save(out, "PNG", optimize=True)
     return out.getvalue()
@@ -73,14 +78,35 @@ def _left(column: int) -> int:
     return MARGIN + CAPTION + column * (SIDE + GAP)
 
 
-def _wrapped(text: str, pen: ImageDraw, font: FreeTypeFont | ImageFont, width: int) -> str:
+def _spans(heads: Sequence[str]) -> list[int]:
+    """Pixels for each head: its column, and those after it that have none."""
+    widths = []
+    for i in range(len(heads)):
+        n = 1
+        while i + n < len(heads) and not heads[i + n]:
+            n += 1
+        widths.append(n * (SIDE + GAP) - GAP)
+    return widths
+
+
+def _height(text: str) -> int:
+    """Pixels of lines of text."""
+    return (text.count("\n") + 1) * (LETTERS + SPACING)
+
+
+def _wrapped(text: str, font: FreeTypeFont | ImageFont, width: int) -> str:
+    """Lines no wider than `width` pixels; a word that is wider alone is broken."""
     lines = [""]
     for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and pen.textlength(longer, font) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
+        if lines[-1] and font.getlength(f"{lines[-1]} {word}") > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+        while font.getlength(lines[-1]) > width:
+            long = lines[-1]
+            fits = next(
+                (n for n in range(len(long), 1, -1) if font.getlength(long[:n]) <= width), 1
+            )
+            lines[-1:] = [long[:fits], long[fits:]]
     return "\n".join(lines)
 
 

@@ -227,7 +227,7 @@ def examples(galleries: list[Gallery], prompts: int = N_SHOWN, images: int = N_S
     """A PNG: the first prompts of every category, with the first pictures of every gallery."""
     task = galleries[0].task
     images = min(images, task.images)
-    heads = [h for g in galleries for h in (Path(g.name).name[:20], *[""] * (images - 1))]
+    heads = [h for g in galleries for h in (Path(g.name).name, *[""] * (images - 1))]
     chosen = [
         c * task.per_category + i
         for c in range(len(CATEGORIES))

@@ -19,10 +19,11 @@ from .read import Pack, open_one
 
 @dataclass(frozen=True, slots=True)
 class LayerDiff:
-    """How one tensor differs. flipped: codes, or kept values, that changed.  size: of how many.
+    """How one tensor differs. size: of how many weights.
 
-    sign_flips: codes that went from -1 to +1 or back.  scale_drift: largest |b - a| / a of a group
-    that is not zeros in both.
+    flipped: codes that changed.  sign_flips: those that went from -1 to +1 or back.
+    scale_drift: largest |b - a| / a of a group that is not zeros in both.
+    kept_changed: values that changed in a tensor that is not packed; all else is 0 there.
     """
 
     name: str
@@ -30,11 +31,12 @@ class LayerDiff:
     flipped: int
     sign_flips: int
     scale_drift: float
+    kept_changed: int = 0
 
     @property
     def same(self) -> bool:
         """Nothing changed."""
-        return self.flipped == 0 and self.scale_drift == 0
+        return self.flipped == 0 and self.scale_drift == 0 and self.kept_changed == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +95,23 @@ def diff(
 
 
 def worst(layers: Sequence[LayerDiff], n: int) -> list[LayerDiff]:
-    """The n layers that changed most, by share of flipped codes, then by drift."""
-    changed = [d for d in layers if not d.same]
+    """The n packed layers that changed most, by share of flipped codes, then by drift."""
+    changed = [d for d in layers if d.flipped or d.scale_drift]
     return sorted(changed, key=lambda d: (-d.flipped / d.size, -d.scale_drift, d.name))[:n]
+
+
+def worst_kept(layers: Sequence[LayerDiff], n: int) -> list[LayerDiff]:
+    """The n tensors that are not packed and changed most, by share of changed values."""
+    changed = [d for d in layers if d.kept_changed]
+    return sorted(changed, key=lambda d: (-d.kept_changed / d.size, d.name))[:n]
 
 
 def _compare(a: Pack, b: Pack, tensor: PackTensor) -> LayerDiff:
     from bonsai_quant.quantization.dequantize import zero_groups
 
     if not tensor.packed:
-        flipped = int(np.count_nonzero(a.kept(tensor) != b.kept(tensor)))
-        return LayerDiff(tensor.name, tensor.size, flipped, 0, 0.0)
+        changed = int(np.count_nonzero(a.kept(tensor) != b.kept(tensor)))
+        return LayerDiff(tensor.name, tensor.size, 0, 0, 0.0, changed)
     mine, theirs = a.layer(tensor), b.layer(tensor)
     flipped, signs = _flips(mine.codes, theirs.codes, a.info.bits)
     s, t = mine.scales.astype(np.float32), theirs.scales.astype(np.float32)

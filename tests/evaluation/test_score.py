@@ -200,6 +200,30 @@ def test_a_grid_shows_pictures_where_they_belong():
         assert 0.95 * 3 * 128 * 128 < count <= 3 * 128 * 128
 
 
+def ink_of(caption, head="one"):
+    """Where a sheet of one row has ink: [height, width] bool."""
+    from PIL import Image
+
+    grey = np.full((64, 64, 3), 255, np.uint8)
+    data = draw_grid([head], [Row(caption, (Cell(grey, True),))])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("L")) < 128
+
+
+def test_a_caption_has_its_spaces_and_is_not_cut():
+    columns = np.flatnonzero(ink_of("mm mm")[:, :200].any(0))
+    assert np.diff(columns).max() >= 5  # between the words; between letters at most 3
+    short, long = ink_of("words " * 10), ink_of("words " * 100)
+    assert long.shape[0] > short.shape[0]
+    assert long[:, :200].sum() == pytest.approx(10 * short[:, :200].sum(), rel=0.1)
+
+
+def test_a_wide_word_and_a_long_head_stay_in_their_columns():
+    assert not ink_of("x" * 200)[:, 206:214].any()
+    ink = ink_of("a", head="name-of-a-model-" * 6)
+    assert not ink[:, -10:].any()
+    assert ink.shape[0] > ink_of("a").shape[0]
+
+
 # benchmark.json
 
 

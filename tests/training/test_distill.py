@@ -24,7 +24,7 @@ from bonsai_quant.evaluation.scenes.grammar import prompts as captions_of
 from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.quantization.solvers import solve
 from bonsai_quant.training import checkpoint
-from bonsai_quant.training.distill.curves import Curve
+from bonsai_quant.training.distill.curves import Curve, draw
 from bonsai_quant.training.distill.ema import EMA
 from bonsai_quant.training.distill.freeze import Freeze
 from bonsai_quant.training.distill.latent_linear import LatentLinear, attach, nearest, rounded
@@ -156,6 +156,17 @@ def test_the_curves_are_there_to_look_at(whole):
     assert Image.open(whole.out / "curve.png").size == (960, 540)
     rows = list(csv.DictReader((whole.out / "held_out.csv").open()))
     assert [int(float(r["step"])) for r in rows] == [0, 3, 6]
+
+
+def test_the_legend_has_every_line():
+    curve, held_out = Curve(), Curve()
+    for step in (0, 10):
+        curve.add(step, loss=1.0)
+        held_out.add(step, error=0.5, score=0.7)
+    figure = draw(curve, held_out)
+    lines = {line.get_label() for axes in figure.axes for line in axes.lines}
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.texts} == lines == {"loss", "held out", "score"}
 
 
 def test_a_curve_forgets_what_comes_after_a_checkpoint():

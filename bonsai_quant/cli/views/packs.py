@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bonsai_quant.cli.doctor import Finding
 from bonsai_quant.core.schema import to_json
 from bonsai_quant.core.text import columns
-from bonsai_quant.packs.diff import PackDiff, worst
+from bonsai_quant.packs.diff import PackDiff, worst, worst_kept
 from bonsai_quant.packs.inspect import Inspection
 from bonsai_quant.publishing.report import Report
 from bonsai_quant.publishing.report.make import as_data
@@ -62,7 +62,8 @@ def compared(result: PackDiff, top: int) -> Answer:
         if changed
         else f"the weights of all {len(result.layers)} common tensors are the same"
     )
-    if changed:
+    packed, kept = worst(result.layers, top), worst_kept(result.layers, top)
+    if packed:
         rows = [("flipped", "share", "sign flips", "scale drift", "tensor")]
         rows += [
             (
@@ -72,9 +73,13 @@ def compared(result: PackDiff, top: int) -> Answer:
                 f"{d.scale_drift:.3%}",
                 d.name,
             )
-            for d in worst(result.layers, top)
+            for d in packed
         ]
         lines.append(columns(rows, (0, 1, 2, 3)))
+    if kept:
+        rows = [("values changed", "share", "tensor that is not packed")]
+        rows += [(f"{d.kept_changed:,}", f"{d.kept_changed / d.size:.3%}", d.name) for d in kept]
+        lines.append(columns(rows, (0, 1)))
     return Answer(
         "\n".join(lines),
         {

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = dict[str, float]
 
@@ -31,7 +35,14 @@ class Curve:
 
 
 def plot(curve: Curve, held_out: Curve) -> bytes:
-    """A PNG: the loss and the held-out error, on a logarithmic scale, and the held-out score."""
+    """A PNG of `draw`."""
+    png = io.BytesIO()
+    draw(curve, held_out).savefig(png, format="png", metadata={"Software": None})
+    return png.getvalue()
+
+
+def draw(curve: Curve, held_out: Curve) -> Figure:
+    """The loss and the held-out error, on a logarithmic scale, and the held-out score."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
@@ -45,8 +56,7 @@ def plot(curve: Curve, held_out: Curve) -> bytes:
         right = axes.twinx()
         right.plot([r["step"] for r in judged], [r["score"] for r in judged], "C2.-", label="score")
         right.set(ylim=(0, 1), ylabel="held-out pictures that show what is said")
-    axes.legend(loc="lower left")
+    # One legend of the figure: that of an axis has the lines of this axis alone.
+    figure.legend(loc="outside lower center", ncols=3)
     axes.grid(alpha=0.3)
-    png = io.BytesIO()
-    figure.savefig(png, format="png", metadata={"Software": None})
-    return png.getvalue()
+    return figure

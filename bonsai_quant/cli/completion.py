@@ -8,14 +8,8 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from bonsai_quant.conversion.settings import shipped_recipes
-from bonsai_quant.core.schema import MODES
 from bonsai_quant.core.version import TOOL
-from bonsai_quant.packs.formats import FORMAT_NAMES
-from bonsai_quant.quantization.solvers import SOLVER_NAMES
-from bonsai_quant.runners import RUNNERS
 from bonsai_quant.sources.shipped import NAMES, PACKS
-from bonsai_quant.verification.levels import LEVELS
-from bonsai_quant.verification.verify import BACKENDS
 
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_BONSAI_QUANT_COMPLETE"
@@ -59,10 +53,4 @@ file = one_of_or_file()
 model = one_of_or_file(*NAMES)
 pack = one_of_or_file(*PACKS)
 model_or_pack = one_of_or_file(*NAMES, *PACKS)
-mode = one_of(*MODES)
-format_name = one_of(*FORMAT_NAMES)
-solver = one_of(*SOLVER_NAMES)
-level = one_of(*LEVELS)
-backend = one_of(*BACKENDS)
-runner = one_of("auto", *RUNNERS)
 recipe: Complete = _recipe

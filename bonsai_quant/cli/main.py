@@ -6,30 +6,41 @@ import sys
 import traceback
 from typing import NoReturn
 
-import click
+import rich_click as click
 
 from bonsai_quant.core.version import TOOL, __version__
 
-from .commands import COMMANDS
+from .commands import GROUPS
 from .completion import VARIABLE
 from .exit import exit_with, fill_standard_streams, report_failure, stopping_on_signals
+from .help import STYLE, Program
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+SETTINGS = {"help_option_names": ["-h", "--help"], "rich_help_config": STYLE}
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(
+    cls=Program,
+    context_settings=SETTINGS,
+    invoke_without_command=True,
+    examples=(
+        "# a picture, with a pack that comes with the program",
+        'bonsai-quant generate mini-klein-ternary -p "a red circle left of a blue square" '
+        "-o circle.png",
+        "# make such a pack, and prove it",
+        "bonsai-quant convert mini-klein --mode ternary -o packs",
+        "bonsai-quant verify packs --against mini-klein",
+    ),
+)
 @click.version_option(__version__, prog_name=TOOL)
-def cli() -> None:
-    """Turn FLUX.2 Klein into 1-bit and ternary packs, and prove that they are right.
-
-    \b
-    bonsai-quant convert FOLDER --mode ternary -o packs
-    bonsai-quant verify packs --against FOLDER
-    """
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Turn FLUX.2 Klein into 1-bit and ternary packs, and prove that they are right."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
-for command in COMMANDS:
-    cli.add_command(command)
+for title, commands in GROUPS.items():
+    cli.add_group(title, commands)
 
 
 def main(arguments: list[str] | None = None, *, name: str = TOOL) -> NoReturn:

@@ -1,25 +1,51 @@
-"""Options that several commands share."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
-import click
+from typing import Any
+
+import rich_click as click
 
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE
 from bonsai_quant.core.schema import MODES
 from bonsai_quant.packs.formats import DEFAULT_FORMATS, FORMAT_NAMES
 from bonsai_quant.quantization.solvers import SOLVER_NAMES
+from bonsai_quant.verification.levels import LEVELS
 
 from . import completion
 from .output import Command
+from .types import ByteSize, OneOf
 
-RECIPE_HELP = "Path of a YAML recipe, or the name of a shipped one."
 
-source = click.argument("source", default=DEFAULT_SOURCE, shell_complete=completion.model)
+def choice(*names: str, kind: OneOf, help: str, unset: str = "", **options: Any) -> Command:
+    """An option that takes one of some names, or several, which its help lists.
+
+    unset: what holds when it is not given, for the help.
+    """
+    text = f"{help} {kind.choices}" + (f" [default: {unset}]" if unset else "")
+    return click.option(*names, type=kind, help=text, **options)
+
+
+source = click.argument(
+    "source",
+    default=DEFAULT_SOURCE,
+    shell_complete=completion.model,
+    help="The model in full precision: a folder, a .safetensors file, a Hub id, or mini-klein. "
+    f"[default: {DEFAULT_SOURCE}, from the Hub]",
+)
+pack = click.argument(
+    "pack",
+    shell_complete=completion.pack,
+    help="A pack, a folder of packs in several formats, or mini-klein-ternary, mini-klein-binary.",
+)
 threads = click.option(
-    "--threads", type=int, metavar="N", help="Number of threads [one for each core]."
+    "--threads", type=int, metavar="N", help="Number of threads. [default: one for each core]"
 )
 max_memory = click.option(
-    "--max-memory", type=int, metavar="BYTES", help="Refuse to start if more memory is needed."
+    "--max-memory",
+    type=ByteSize(),
+    metavar="SIZE",
+    help="Refuse to start if more memory is needed, such as 6GB or 5.5GiB.",
 )
 overwrite_pack = click.option(
     "--overwrite", is_flag=True, help="Replace an earlier pack of this program."
@@ -27,79 +53,96 @@ overwrite_pack = click.option(
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an earlier result.")
 resume = click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 recipe = click.option(
-    "--recipe", metavar="FILE", help=RECIPE_HELP, shell_complete=completion.recipe
+    "--recipe",
+    metavar="RECIPE",
+    help="A YAML file, or the name of a shipped recipe such as klein-4b-ternary.",
+    shell_complete=completion.recipe,
 )
-mode = click.option(
+mode = choice(
     "--mode",
-    metavar="MODE",
-    help=f"Mode of the packs: {' or '.join(MODES)} [the recipe's].",
-    shell_complete=completion.mode,
+    kind=OneOf("mode", MODES),
+    help="Values of a weight: -1, 0, +1 or -1, +1. Needed without --recipe.",
 )
 pipeline = click.option(
     "--pipeline",
     metavar="PIPELINE",
-    help="Pipeline that lends a pack its text encoder and VAE [the pack's source].",
+    help="Pipeline that lends the pack its text encoder and VAE. [default: the pack's source]",
     shell_complete=completion.model,
 )
 prompts = click.option(
     "--prompts",
     metavar="FILE",
-    help="File of training prompts, one a line [the shipped ones].",
+    help="File of training prompts, one a line. [default: those that come with the program]",
     shell_complete=completion.file,
 )
-
+formats = choice(
+    "-f",
+    "--format",
+    "formats",
+    multiple=True,
+    kind=OneOf("format", FORMAT_NAMES, listed=True),
+    help="Format to write; repeat for more.",
+    unset=", ".join(DEFAULT_FORMATS),
+)
+level = choice(
+    "--level",
+    default="codes",
+    show_default=True,
+    kind=OneOf("level", LEVELS),
+    help="Last level to check; each includes those before it.",
+)
+against = click.option(
+    "--against",
+    metavar="SOURCE",
+    help="Model in full precision to compare with.",
+    shell_complete=completion.model,
+)
+lora = click.option(
+    "--lora",
+    multiple=True,
+    metavar="FILE:SCALE",
+    help="LoRA to merge before rounding; repeat for more. Without :SCALE it is merged with 1.",
+    shell_complete=completion.file,
+)
 
 _CONVERSION = (
     mode,
     recipe,
-    click.option(
+    choice(
         "--solver",
-        metavar="NAME",
-        help=f"How codes are chosen: {', '.join(SOLVER_NAMES)} [the recipe's].",
-        shell_complete=completion.solver,
+        kind=OneOf("solver", SOLVER_NAMES),
+        help="How codes and scales are chosen.",
+        unset="the recipe's",
     ),
     click.option(
         "--calibration",
         metavar="FOLDER",
-        help="Output folder of `calibrate`, for the solvers that need one.",
+        help="Output folder of calibrate, for the solvers weighted and gptq.",
         shell_complete=completion.file,
     ),
-    click.option(
-        "--lora",
-        multiple=True,
-        metavar="FILE[:SCALE]",
-        help="LoRA to merge before rounding; repeat for more.",
-        shell_complete=completion.file,
-    ),
+    lora,
     click.option(
         "--lora-partial",
         is_flag=True,
         help="Ignore the modules of a LoRA that this model does not have.",
     ),
-    click.option(
-        "-f",
-        "--format",
-        "formats",
-        multiple=True,
-        metavar="FORMAT",
-        help=f"Format to write: {', '.join(FORMAT_NAMES)}; repeat or separate by commas "
-        f"[{','.join(DEFAULT_FORMATS)}].",
-        shell_complete=completion.format_name,
-    ),
-    click.option("--revision", help="Branch, tag or commit of SOURCE on the Hub."),
-    threads,
-    max_memory,
+    formats,
     click.option(
         "--transformer-only",
         is_flag=True,
         help="Write the transformer alone, without text encoder, VAE and so on.",
     ),
+    click.option(
+        "--revision", metavar="REVISION", help="Branch, tag or commit of SOURCE on the Hub."
+    ),
+    threads,
+    max_memory,
     click.option("--strict", is_flag=True, help="Treat warnings about SOURCE as errors."),
 )
 
 
 def conversion_options(command: Command) -> Command:
     """Add the options that decide what a conversion does."""
-    for option in _CONVERSION:
+    for option in reversed(_CONVERSION):
         command = option(command)
     return command

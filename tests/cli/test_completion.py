@@ -40,7 +40,7 @@ def test_a_script_asks_this_program(run, shell):
 def test_an_unknown_shell_is_a_mistake(run):
     result = run("completion", "tcsh")
     assert (result.code, result.out) == (2, "")
-    assert "'tcsh' is not one of" in result.err
+    assert "unknown shell 'tcsh'" in result.err
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")

@@ -26,7 +26,7 @@ VALUES = {
     "D74-threads-many": (("--threads", "1000000000"), ("1 to 256",)),
     "D74-threads-word": (("--threads", "all"), ("--threads", "'all'")),
     "D74-threads-float": (("--threads", "1e9"), ("--threads", "'1e9'")),
-    "D74-memory-word": (("--max-memory", "1MB"), ("--max-memory", "'1MB'")),
+    "D74-memory-word": (("--max-memory", "1XB"), ("--max-memory", "'1XB'")),
     "D74-memory-0": (("--max-memory", "0"), ("this needs ",)),
     "D74-memory-negative": (("--max-memory", "-5"), ("this needs ",)),
     "D71-revision-of-a-path": (("--revision", "main"), ("--revision",)),

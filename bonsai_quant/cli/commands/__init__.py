@@ -1,4 +1,4 @@
-"""One file for each group of commands; a new command is a function there and a name in COMMANDS."""
+"""One file for each kind of command; a new command is a function there and a name in GROUPS."""
 
 from click import Command
 
@@ -9,7 +9,12 @@ from .packs import diff, inspect, report, verify
 from .pictures import demo, doctor, generate, score
 from .training import calibrate, distill, fold, recover
 
-COMMANDS: tuple[Command, ...] = (
-    convert, plan, export, inspect, verify, generate, report, diff, doctor, score, demo,
-    calibrate, fold, distill, recover, publish, pull, completion,
-)  # fmt: skip
+GROUPS: dict[str, tuple[Command, ...]] = {
+    "Start here": (demo, doctor, completion),
+    "Make packs": (plan, convert, export),
+    "Prove them": (verify, inspect, diff),
+    "Look at pictures": (generate, score, report),
+    "Win quality back": (recover, calibrate, distill, fold),
+    "Share packs": (publish, pull),
+}
+"""The commands as `--help` shows them: titles, and the order of a first session."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
+import rich_click as click
 
 from bonsai_quant.cli import completion
 from bonsai_quant.cli import options as shared
+from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import common_options, open_output, shown_progress
+from bonsai_quant.cli.types import OneOf
 from bonsai_quant.cli.views import conversion as views
 from bonsai_quant.conversion.checks import Checks
 from bonsai_quant.conversion.convert import convert as run_convert
@@ -19,12 +21,17 @@ from bonsai_quant.conversion.plan import plan as run_plan
 from bonsai_quant.packs.formats import DEFAULT_FORMATS, FORMAT_NAMES
 
 
-@click.command()
+@click.command(cls=Command, first="mode recipe formats out dry_run resume overwrite")
 @shared.source
-@click.option("-o", "--out", metavar="OUT", help="Output folder [./NAME-MODE].")
+@click.option(
+    "-o",
+    "--out",
+    metavar="OUT",
+    help="Output folder. [default: NAME-MODE, such as mini-klein-ternary]",
+)
 @shared.overwrite_pack
 @shared.resume
-@click.option("-n", "--dry-run", is_flag=True, help="Show the plan and write nothing.")
+@click.option("-n", "--dry-run", is_flag=True, help="Show the plan; write nothing.")
 @click.option("--allow-zero", is_flag=True, help="Accept matrices that are all zeros.")
 @click.option("--no-sanity", is_flag=True, help="Accept weights too large for a trained layer.")
 @shared.conversion_options
@@ -39,12 +46,18 @@ def convert(
     no_sanity: bool,
     **options: Any,
 ) -> None:
-    """Convert SOURCE (a path, a Hub id or mini-klein) into packs: OUT/bonsai, OUT/mlx, OUT/gemlite.
+    """Round a model into ternary or binary packs.
+
+    Each format is one folder in OUT: bonsai for exchange, mlx for Macs, gemlite for NVIDIA GPUs,
+    unpacked for diffusers, gguf (binary only) for stable-diffusion.cpp. Rounding alone costs
+    quality; `recover` wins most of it back.
 
     \b
-    bonsai-quant convert FLUX.2-klein-4B --mode ternary -o packs
-    bonsai-quant convert my-finetune.safetensors --recipe my.yaml --format mlx
-    bonsai-quant convert FLUX.2-klein-4B --mode ternary --lora style.safetensors:0.8
+    bonsai-quant convert mini-klein --mode ternary -o packs
+    # a fine-tune, with a LoRA merged at 0.8, for Macs only
+    bonsai-quant convert my-finetune --mode binary --lora style.safetensors:0.8 -f mlx
+    # the real model, from the Hub
+    bonsai-quant convert black-forest-labs/FLUX.2-klein-4B --mode ternary -o klein-packs
     """
     show = open_output(options)
     options["formats"] = options["formats"] or DEFAULT_FORMATS
@@ -64,17 +77,27 @@ def convert(
     show(views.converted(result))
 
 
-@click.command()
+@click.command(cls=Command, first="mode formats name")
 @shared.source
-@click.option("--explain", "name", metavar="NAME", help="Say which rule decided on this tensor.")
+@click.option(
+    "--explain",
+    "name",
+    metavar="TENSOR",
+    help="Say which rule of the recipe decided on this tensor.",
+)
 @shared.conversion_options
 @common_options
 def plan(source: str, name: str | None, **options: Any) -> None:
-    """Show what a conversion would do, to the byte, from headers alone.
+    """Show what convert would do, and write nothing.
+
+    Every tensor, every output byte and the memory needed, from the headers of the files alone.
 
     \b
-    bonsai-quant plan FLUX.2-klein-4B --mode binary
-    bonsai-quant plan FOLDER --mode ternary --explain proj_out
+    bonsai-quant plan mini-klein --mode ternary
+    # why one tensor is packed or kept
+    bonsai-quant plan mini-klein --mode ternary --explain proj_out
+    # the real model: only its headers are fetched from the Hub
+    bonsai-quant plan black-forest-labs/FLUX.2-klein-4B --mode binary
     """
     show = open_output(options)
     options["formats"] = options["formats"] or DEFAULT_FORMATS
@@ -82,33 +105,36 @@ def plan(source: str, name: str | None, **options: Any) -> None:
     show(views.explained(explain(result, name)) if name else views.planned(result))
 
 
-@click.command()
-@click.argument("pack", shell_complete=completion.pack)
-@click.option(
+@click.command(cls=Command, first="format_name out pipeline")
+@shared.pack
+@shared.choice(
     "-f",
     "--format",
     "format_name",
     required=True,
-    metavar="FORMAT",
-    help=f"Format to write: {', '.join(FORMAT_NAMES)}.",
-    shell_complete=completion.format_name,
+    kind=OneOf("format", FORMAT_NAMES),
+    help="Format to write.",
 )
 @click.option("-o", "--out", required=True, metavar="OUT", help="Output folder.")
 @click.option(
     "--pipeline",
     metavar="PIPELINE",
-    help="Pipeline whose text encoder, VAE and so on are added [none].",
+    help="Pipeline whose text encoder, VAE and so on are added. [default: none]",
     shell_complete=completion.model,
 )
 @shared.overwrite_pack
 @shared.threads
 @common_options
 def export(pack: str, format_name: str, out: str, **options: Any) -> None:
-    """Write PACK in another format: no source is needed, and nothing is rounded.
+    """Write a pack in another format.
+
+    No source is needed, and nothing is rounded: all formats decode to the same weights.
 
     \b
-    bonsai-quant export packs/bonsai --format unpacked -o dense
-    bonsai-quant export mini-klein-ternary --format mlx --pipeline mini-klein -o packs/mlx
+    # dense weights in 16 bits, for diffusers
+    bonsai-quant export mini-klein-ternary --format unpacked -o dense
+    # for Macs, with all that is needed to paint
+    bonsai-quant export mini-klein-ternary --format mlx --pipeline mini-klein -o mini-klein-mlx
     """
     show = open_output(options)
     with shown_progress(show) as progress:

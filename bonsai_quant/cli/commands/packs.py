@@ -5,80 +5,86 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import click
+import rich_click as click
 
 from bonsai_quant.cli import completion
 from bonsai_quant.cli import options as shared
+from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import common_options, open_output, shown_progress
+from bonsai_quant.cli.types import OneOf
 from bonsai_quant.cli.views import packs as views
 from bonsai_quant.core.errors import VerificationFailed
 from bonsai_quant.packs.diff import diff as run_diff
 from bonsai_quant.packs.inspect import inspect as run_inspect
 from bonsai_quant.publishing.report import report as run_report
-from bonsai_quant.verification.levels import LEVELS
 from bonsai_quant.verification.verify import BACKENDS
 from bonsai_quant.verification.verify import verify as run_verify
 
 
-@click.command()
-@click.argument("path", shell_complete=completion.model_or_pack)
+@click.command(cls=Command)
+@click.argument(
+    "path",
+    shell_complete=completion.model_or_pack,
+    help="A checkpoint, a pack, or a folder of packs; from this program or another.",
+)
 @click.option("--tensors", is_flag=True, help="List every stored tensor.")
 @common_options
 def inspect(path: str, tensors: bool, **options: Any) -> None:
-    """Show what is in a checkpoint or pack of any format, from this program or another.
+    """Show what is in a checkpoint or a pack.
 
     \b
+    bonsai-quant inspect mini-klein-ternary
     bonsai-quant inspect packs/mlx --tensors
     """
     open_output(options)(views.inspected(run_inspect(path), tensors))
 
 
-@click.command()
-@click.argument("pack", shell_complete=completion.pack)
-@click.option(
-    "--against",
-    metavar="SOURCE",
-    help="Full-precision model to quantize again and compare with.",
-    shell_complete=completion.model,
-)
+@click.command(cls=Command, first="against level")
+@shared.pack
+@shared.against
 @click.option(
     "--calibration",
     metavar="FOLDER",
-    help="Calibration that PACK was converted with.",
+    help="Calibration that the pack was converted with.",
     shell_complete=completion.file,
 )
 @click.option(
     "--lora",
     multiple=True,
-    metavar="FILE[:SCALE]",
-    help="LoRA that was merged into PACK; repeat for more.",
+    metavar="FILE:SCALE",
+    help="LoRA that was merged into the pack; repeat for more.",
     shell_complete=completion.file,
 )
-@click.option(
-    "--level",
-    default="codes",
-    show_default=True,
-    help=f"Last level to check: {', '.join(LEVELS)}.",
-    shell_complete=completion.level,
-)
+@shared.level
 @shared.pipeline
-@click.option(
+@shared.choice(
     "--backend",
     "backends",
     multiple=True,
-    metavar="NAME",
-    help=f"Backend to check: {', '.join(BACKENDS)}; repeat for more [all].",
-    shell_complete=completion.backend,
+    kind=OneOf("backend", BACKENDS),
+    help="Backend to check; repeat for more.",
+    unset="all",
 )
-@click.option("--layers", default=3, show_default=True, help="Layers that each kernel is run on.")
+@click.option(
+    "--layers",
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Layers that each kernel is run on, at the level kernel.",
+)
 @shared.threads
 @common_options
 def verify(pack: str, backends: tuple[str, ...], **options: Any) -> None:
-    """Prove that PACK is right; exit with 5 if a check fails.
+    """Prove that a pack is right.
+
+    The first wrong thing is named, and the exit code is 5 if a check fails. With --against, the
+    source is rounded again and compared.
 
     \b
-    bonsai-quant verify packs --against FLUX.2-klein-4B
-    bonsai-quant verify packs --level image
+    bonsai-quant verify mini-klein-ternary
+    bonsai-quant verify packs --against mini-klein
+    # run the kernels of MLX and gemlite on the pack's bytes
+    bonsai-quant verify packs --level kernel
     """
     show = open_output(options)
     with shown_progress(show) as progress:
@@ -88,30 +94,27 @@ def verify(pack: str, backends: tuple[str, ...], **options: Any) -> None:
         sys.exit(VerificationFailed.exit_code)
 
 
-@click.command()
-@click.argument("packs", nargs=-1, required=True, shell_complete=completion.pack)
+@click.command(cls=Command, first="out against level")
+@click.argument(
+    "packs",
+    nargs=-1,
+    required=True,
+    shell_complete=completion.pack,
+    help="One pack or more, each a folder.",
+)
 @click.option("-o", "--out", required=True, metavar="FOLDER", help="Output folder.")
-@click.option(
-    "--against",
-    metavar="SOURCE",
-    help="Full-precision model to compare with.",
-    shell_complete=completion.model,
-)
-@click.option(
-    "--level",
-    default="codes",
-    show_default=True,
-    help=f"Last level to check: {', '.join(LEVELS)}.",
-    shell_complete=completion.level,
-)
+@shared.against
+@shared.level
 @shared.pipeline
 @click.option("--overwrite", is_flag=True, help="Replace an earlier report.")
 @common_options
 def report(packs: tuple[str, ...], **options: Any) -> None:
-    """Write one self-contained page about PACKS: report.html, with report.json and layers.csv.
+    """Write one page that compares packs.
+
+    The folder gets report.html, which needs nothing else, with report.json and layers.csv.
 
     \b
-    bonsai-quant report ternary binary --against mini-klein -o report
+    bonsai-quant report mini-klein-ternary mini-klein-binary --against mini-klein -o report
     """
     show = open_output(options)
     with shown_progress(show) as progress:
@@ -119,17 +122,20 @@ def report(packs: tuple[str, ...], **options: Any) -> None:
     show(views.reported(result))
 
 
-@click.command()
-@click.argument("a", shell_complete=completion.pack)
-@click.argument("b", shell_complete=completion.pack)
-@click.option("--top", default=10, show_default=True, help="How many layers to list.")
+@click.command(cls=Command)
+@click.argument("a", shell_complete=completion.pack, help="A pack.")
+@click.argument("b", shell_complete=completion.pack, help="Another pack of the same mode.")
+@click.option("--top", default=10, show_default=True, metavar="N", help="How many layers to list.")
 @shared.threads
 @common_options
 def diff(a: str, b: str, top: int, threads: int | None, **options: Any) -> None:
-    """Compare two packs of one mode: flipped codes and drifted scales, layer by layer.
+    """Compare two packs, layer by layer.
+
+    Which codes flipped, and how far the scales drifted.
 
     \b
-    bonsai-quant diff packs/bonsai other/mlx
+    # what training changed
+    bonsai-quant diff packs/bonsai mini-klein-ternary
     """
     show = open_output(options)
     with shown_progress(show) as progress:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
+import rich_click as click
 
 from bonsai_quant.cli import completion
 from bonsai_quant.cli import options as shared
 from bonsai_quant.cli.demo import demo as run_demo
 from bonsai_quant.cli.doctor import doctor as run_doctor
+from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import common_options, open_output, shown_progress
+from bonsai_quant.cli.types import OneOf
 from bonsai_quant.cli.views import packs as packs_view
 from bonsai_quant.cli.views import pictures as pictures_view
 from bonsai_quant.evaluation.score import score as run_score
@@ -19,16 +21,30 @@ from bonsai_quant.runners import RUNNERS
 from bonsai_quant.runners.generate import generate as run_generate
 from bonsai_quant.runners.generate import read_prompts
 
-model = click.argument("model", metavar="PACK_OR_PIPELINE", shell_complete=completion.model_or_pack)
+model = click.argument(
+    "model",
+    metavar="MODEL",
+    shell_complete=completion.model_or_pack,
+    help="A pack or a whole pipeline: a folder, mini-klein, mini-klein-ternary, mini-klein-binary.",
+)
 noise_seed = click.option(
-    "--seed", default=0, show_default=True, help="Seed of the noise that pictures start from."
+    "--seed",
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Seed of the noise that pictures start from.",
 )
 
 
-@click.command()
+@click.command(cls=Command, first="prompts out seeds size file")
 @model
 @click.option(
-    "-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="Prompt; repeat for more."
+    "-p",
+    "--prompt",
+    "prompts",
+    multiple=True,
+    metavar="TEXT",
+    help="What to paint; repeat for more.",
 )
 @click.option(
     "--prompts",
@@ -41,10 +57,17 @@ noise_seed = click.option(
     "-o", "--out", required=True, metavar="OUT", help="FILE.png, or a folder for several pictures."
 )
 @click.option(
-    "--seed", "seeds", multiple=True, type=int, metavar="N", help="Seed; repeat for more [0]."
+    "--seed",
+    "seeds",
+    multiple=True,
+    type=int,
+    metavar="N",
+    help="Seed of the noise; repeat for more. [default: 0]",
 )
 @click.option(
-    "--size", metavar="WxH", help="Size in multiples of 16, from 64 to 2048 [the pipeline's]."
+    "--size",
+    metavar="WxH",
+    help="Width and height: multiples of 16 from 64 to 2048. [default: the pipeline's]",
 )
 @click.option(
     "--image",
@@ -54,13 +77,15 @@ noise_seed = click.option(
     help="Picture to edit; repeat for more.",
     shell_complete=completion.file,
 )
-@click.option("--steps", type=int, metavar="N", help="Denoising steps [the pipeline's, 4].")
 @click.option(
+    "--steps", type=int, metavar="N", help="Denoising steps. [default: the pipeline's, 4]"
+)
+@shared.choice(
     "--backend",
     default="auto",
     show_default=True,
-    help=f"Runner: auto, {', '.join(RUNNERS)}.",
-    shell_complete=completion.runner,
+    kind=OneOf("backend", ("auto", *RUNNERS)),
+    help="What computes.",
 )
 @shared.pipeline
 @shared.max_memory
@@ -72,11 +97,12 @@ noise_seed = click.option(
 def generate(
     model: str, prompts: tuple[str, ...], file: str | None, seeds: tuple[int, ...], **options: Any
 ) -> None:
-    """Paint prompts with a pack or a pipeline.
+    """Paint pictures from prompts.
 
     \b
-    bonsai-quant generate packs -p "a red circle left of a blue square" -o circle.png
-    bonsai-quant generate packs --prompts list.txt --seed 0 --seed 1 -o pictures
+    bonsai-quant generate mini-klein-ternary -p "a red circle left of a blue square" -o circle.png
+    # two pictures into a folder
+    bonsai-quant generate mini-klein-ternary -p "a green triangle" --seed 0 --seed 1 -o pictures
     """
     show = open_output(options)
     texts = [*prompts, *(read_prompts(Path(file)) if file else ())]
@@ -85,33 +111,43 @@ def generate(
     show(pictures_view.generated(result))
 
 
-@click.command()
+@click.command(cls=Command)
 @common_options
 def doctor(**options: Any) -> None:
-    """Show which parts work on this machine, and what to install for the others."""
+    """Show what works here, and what to install.
+
+    \b
+    bonsai-quant doctor
+    """
     open_output(options)(packs_view.diagnosed(run_doctor()))
 
 
-@click.command()
+@click.command(cls=Command, first="against prompts images grid")
 @model
 @click.option(
     "--against",
-    metavar="SOURCE",
+    metavar="MODEL",
     help="Model to compare with, prompt by prompt.",
     shell_complete=completion.model_or_pack,
 )
 @shared.pipeline
-@click.option(
+@shared.choice(
     "--split",
     default="test",
     show_default=True,
-    help="Set of captions: test, or dev to choose settings with.",
-    shell_complete=completion.one_of("test", "dev"),
+    kind=OneOf("split", ("test", "dev")),
+    help="Captions to measure with; settings are chosen with dev.",
 )
 @click.option(
-    "--prompts", default=100, show_default=True, help="Captions in each of the six categories."
+    "--prompts",
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Captions in each of the six categories.",
 )
-@click.option("--images", default=4, show_default=True, help="Pictures of each caption.")
+@click.option(
+    "--images", default=4, show_default=True, metavar="N", help="Pictures of each caption."
+)
 @noise_seed
 @click.option(
     "--grid",
@@ -122,11 +158,16 @@ def doctor(**options: Any) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace an earlier grid.")
 @common_options
 def score(model: str, **options: Any) -> None:
-    """Paint captions and count the pictures that show what they say; needs torch and diffusers.
+    """Measure how well a model paints.
+
+    It paints captions, and counts the pictures that show what their caption says. This takes
+    minutes: fewer --prompts and --images are quicker and less exact.
 
     \b
-    bonsai-quant score mini-klein
-    bonsai-quant score packs --against mini-klein --grid examples.png
+    # a first impression
+    bonsai-quant score mini-klein-ternary --prompts 5 --images 1
+    # how much of the source's ability is kept
+    bonsai-quant score mini-klein-ternary --against mini-klein --grid examples.png
     """
     show = open_output(options)
     with shown_progress(show) as progress:
@@ -134,14 +175,25 @@ def score(model: str, **options: Any) -> None:
     show(pictures_view.scored(result))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
-    "-o", "--out", default="bonsai-demo", show_default=True, help="Output folder, a new one."
+    "-o",
+    "--out",
+    default="bonsai-demo",
+    show_default=True,
+    metavar="OUT",
+    help="Output folder, a new one.",
 )
 @noise_seed
 @common_options
 def demo(out: str, seed: int, **options: Any) -> None:
-    """Convert, verify, compare and score mini-klein, the model that comes with this program."""
+    """Try everything on mini-klein, a small model.
+
+    It plans, converts, verifies, compares and paints with the model that comes with this program.
+
+    \b
+    bonsai-quant demo -o bonsai-demo
+    """
     show = open_output(options)
     result = run_demo(
         out, seed=seed, say=lambda line: None if show.quiet else click.echo(f"- {line}", err=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
+import rich_click as click
 
 from bonsai_quant.cli import completion
 from bonsai_quant.cli import options as shared
+from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import common_options, open_output, shown_progress
+from bonsai_quant.cli.types import OneOf
 from bonsai_quant.cli.views import conversion as conversion_view
 from bonsai_quant.cli.views import training as training_view
 from bonsai_quant.packs.formats import DEFAULT_FORMATS
@@ -23,28 +25,40 @@ PREPARED = ("mode", "recipe", "out", "prompts", "seed", "start")
 """The options of distill that decide how much memory it needs."""
 
 
-@click.command()
+@click.command(cls=Command, first="mode solver out")
 @shared.source
 @shared.mode
 @shared.recipe
-@click.option(
+@shared.choice(
     "--solver",
-    metavar="NAME",
-    help=f"Round each block before the next is run: {' or '.join(CALIBRATED)} [no rounding].",
-    shell_complete=completion.one_of(*CALIBRATED),
+    kind=OneOf("solver", CALIBRATED),
+    help="Round each block with it before the next is run.",
+    unset="nothing is rounded",
 )
-@click.option("-o", "--out", metavar="OUT", help="Output folder [./NAME-calibration].")
+@click.option("-o", "--out", metavar="OUT", help="Output folder. [default: NAME-calibration]")
 @shared.prompts
-@click.option("--n-prompts", default=64, show_default=True, help="How many prompts to use.")
 @click.option(
-    "--at-once", default=8, show_default=True, help="States that pass a block at the same time."
+    "--n-prompts",
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="How many prompts to use.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the noise.")
+@click.option(
+    "--at-once",
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="States that pass a block at the same time; fewer need less memory.",
+)
+@click.option("--seed", default=0, show_default=True, metavar="N", help="Seed of the noise.")
 @shared.overwrite
 @shared.resume
 @common_options
 def calibrate(source: str, **options: Any) -> None:
-    """Measure the inputs of SOURCE's layers, for the solvers that use them.
+    """Measure what each layer reads, for solvers.
+
+    The solvers weighted and gptq round better with it than without.
 
     \b
     bonsai-quant calibrate mini-klein --mode ternary --solver gptq -o calibration
@@ -56,26 +70,29 @@ def calibrate(source: str, **options: Any) -> None:
     show(training_view.calibrated(result))
 
 
-@click.command()
+@click.command(cls=Command)
 @shared.source
 @click.option(
     "--calibration",
     required=True,
     metavar="FOLDER",
-    help="Calibration of SOURCE in full precision, made without --solver.",
+    help="Calibration of the source, made without --solver.",
     shell_complete=completion.file,
 )
-@click.option("-o", "--out", metavar="OUT", help="Output folder [./NAME-folded].")
-@click.option(
+@click.option("-o", "--out", metavar="OUT", help="Output folder. [default: NAME-folded]")
+@shared.choice(
     "--moves",
     default="heads",
     show_default=True,
-    help="Changes to make: heads, scale, sort; separate by commas.",
+    kind=OneOf("move", ("heads", "scale", "sort"), listed=True),
+    help="Changes to make, separated by commas.",
 )
 @shared.overwrite
 @common_options
 def fold(source: str, **options: Any) -> None:
-    """Rewrite SOURCE so that it rounds better and computes the same.
+    """Rewrite a model so that it rounds better.
+
+    It computes the same as before. Its calibration is one in full precision, made without a solver.
 
     \b
     bonsai-quant calibrate mini-klein -o calibration
@@ -87,40 +104,50 @@ def fold(source: str, **options: Any) -> None:
     show(training_view.folded(result))
 
 
-@click.command()
+@click.command(cls=Command, first="recipe mode out start resume dry_run")
 @shared.source
 @shared.mode
-@click.option(
-    "--recipe",
-    metavar="FILE",
-    help="Path or shipped name of a YAML recipe; its `distillation` sets the training.",
-    shell_complete=completion.recipe,
-)
-@click.option("-o", "--out", metavar="OUT", help="Output folder [./NAME-MODE-distilled].")
+@shared.recipe
+@click.option("-o", "--out", metavar="OUT", help="Output folder. [default: NAME-MODE-distilled]")
 @click.option(
     "--start",
     metavar="PACK",
-    help="Pack of SOURCE to start from, such as one that `gptq` rounded.",
+    help="Pack of the source to start from, such as one that gptq rounded.",
     shell_complete=completion.pack,
 )
 @shared.prompts
 @click.option(
-    "--seed", default=0, show_default=True, help="Seed of the order of prompts and of the noise."
+    "--seed",
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Seed of the order of prompts and of the noise.",
 )
-@click.option("--steps", type=int, metavar="N", help="Number of updates [the recipe's].")
-@click.option("--batch", type=int, metavar="N", help="States in one update [the recipe's].")
+@click.option("--steps", type=int, metavar="N", help="Number of updates. [default: the recipe's]")
 @click.option(
-    "--at-once", type=int, metavar="N", help="States on one device at a time [the recipe's]."
+    "--batch", type=int, metavar="N", help="States in one update. [default: the recipe's]"
 )
-@click.option("--rate", type=float, metavar="RATE", help="Learning rate [the recipe's].")
+@click.option(
+    "--at-once",
+    type=int,
+    metavar="N",
+    help="States on one device at a time; fewer need less memory. [default: the recipe's]",
+)
+@click.option("--rate", type=float, metavar="RATE", help="Learning rate. [default: the recipe's]")
 @shared.overwrite
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint.")
-@click.option("--save-every", default=600.0, show_default=True, help="Seconds between checkpoints.")
 @click.option(
-    "--max-memory", type=int, metavar="BYTES", help="Refuse to start if a device needs more memory."
+    "--save-every",
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Seconds between checkpoints.",
 )
+@shared.max_memory
 @click.option("-n", "--dry-run", is_flag=True, help="Only show how much memory GPUs would need.")
-@click.option("--devices", default=1, show_default=True, help="Number of GPUs, for --dry-run.")
+@click.option(
+    "--devices", default=1, show_default=True, metavar="N", help="Number of GPUs, for --dry-run."
+)
 @common_options
 def distill(
     source: str,
@@ -132,11 +159,17 @@ def distill(
     rate: float | None,
     **options: Any,
 ) -> None:
-    """Train SOURCE, a pipeline, to be ternary or binary: prompts only, its own teacher.
+    """Train a model to be ternary or binary.
+
+    It learns from itself in full precision, on prompts alone; no pictures are needed. The recipe's
+    `distillation` sets the training. `recover` does this and the steps before and after it.
 
     \b
+    # the real model may take days: see first how much memory a GPU needs
+    bonsai-quant distill mini-klein --recipe mini-klein-ternary --dry-run
     bonsai-quant distill mini-klein --recipe mini-klein-ternary -o trained
-    torchrun --nproc-per-node 8 -m bonsai_quant distill --recipe klein-4b-ternary-trained
+    # the real model, from the Hub, on eight GPUs
+    torchrun --nproc-per-node 8 -m bonsai_quant distill --recipe klein-4b-ternary-trained -o trained
     """
     show = open_output(options)
     changes = {"steps": steps, "batch": batch, "at_once": at_once, "rate": rate}
@@ -150,13 +183,13 @@ def distill(
         show(training_view.distilled(result))
 
 
-@click.command()
+@click.command(cls=Command, first="recipe out formats")
 @shared.source
 @click.option(
     "--recipe",
     required=True,
-    metavar="FILE",
-    help=shared.RECIPE_HELP,
+    metavar="RECIPE",
+    help="A YAML file, or the name of a shipped recipe such as mini-klein-ternary.",
     shell_complete=completion.recipe,
 )
 @click.option(
@@ -166,25 +199,21 @@ def distill(
     metavar="OUT",
     help="Output folder of the packs; earlier stages go to OUT-calibration and so on.",
 )
-@click.option(
-    "-f",
-    "--format",
-    "formats",
-    multiple=True,
-    metavar="FORMAT",
-    help="Format to write, as in convert.",
-    shell_complete=completion.format_name,
-)
+@shared.formats
 @shared.prompts
-@click.option("--seed", default=0, show_default=True, help="Seed of the training.")
+@click.option("--seed", default=0, show_default=True, metavar="N", help="Seed of the training.")
 @click.option("--overwrite", is_flag=True, help="Replace earlier results.")
 @shared.resume
 @common_options
 def recover(source: str, formats: tuple[str, ...], **options: Any) -> None:
-    """Calibrate, round, train and pack SOURCE as a recipe says: from a pipeline to a good pack.
+    """Make a pack that paints like its source.
+
+    It calibrates, rounds, trains and packs, as a recipe says. mini-klein takes hours on a CPU.
 
     \b
     bonsai-quant recover mini-klein --recipe mini-klein-ternary -o packs
+    # the real model, from the Hub, on a GPU
+    bonsai-quant recover --recipe klein-4b-ternary-trained -o klein-packs
     """
     show = open_output(options)
     formats = formats or DEFAULT_FORMATS

@@ -11,11 +11,13 @@ from bonsai_quant.core.errors import BadInput, BonsaiError
 from bonsai_quant.core.schema import TensorSpec
 from bonsai_quant.sources.checkpoint import read_source
 from bonsai_quant.sources.shipped import find_shipped, find_shipped_pack
+from bonsai_quant.storage.containers.png_text import is_png
 from bonsai_quant.storage.containers.safetensors import read_header
 
 from .find import find_packs
 from .foreign_manifest import model_version
 from .manifest import Manifest
+from .picture_facts import shown_facts
 from .read import Pack, open_pack
 
 GGUF_KEYS = ("architecture", "name")
@@ -24,7 +26,10 @@ GGUF_KEYS = ("architecture", "name")
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One thing that was found. kind: `pack`, `checkpoint`, or a container.  facts: in order."""
+    """One thing that was found. kind: `pack`, `checkpoint`, `picture`, or a container.
+
+    facts: in order.
+    """
 
     path: Path
     kind: str
@@ -33,7 +38,8 @@ class Inspection:
 
 
 def inspect(path: str | Path) -> tuple[Inspection, ...]:
-    """Every pack at `path`, or the checkpoint, or the bare safetensors, .pt or .gguf file.
+    """Every pack at `path`, or the checkpoint, the bare safetensors, .pt or .gguf file, or the
+    picture of `generate`.
 
     A shipped model's name stands for its folder, unless there is a path of that name.
     """
@@ -42,6 +48,8 @@ def inspect(path: str | Path) -> tuple[Inspection, ...]:
         place = find_shipped(str(path)) or find_shipped_pack(str(path)) or place
     if not place.exists():
         raise BadInput("no such file or folder", where=str(path), hint="check the path")
+    if is_png(place):
+        return (Inspection(place, "picture", shown_facts(place), ()),)
     if folders := find_packs(place):
         return tuple(_pack(open_pack(f)) for f in folders)
     try:

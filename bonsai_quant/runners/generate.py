@@ -9,35 +9,37 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bonsai_quant.core.errors import BadInput, OutputExists, UsageError, VerificationFailed
+from bonsai_quant.core.errors import UsageError, VerificationFailed
 from bonsai_quant.core.memory import resident
 from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.requirements import LOOK, require
 from bonsai_quant.core.schema import PictureSettings
 from bonsai_quant.core.version import TOOL, __version__
 from bonsai_quant.packs.integrity import listed_weights, require_whole
+from bonsai_quant.packs.picture_facts import texts
 from bonsai_quant.packs.pipeline import Pipeline, locate
 from bonsai_quant.storage import fs
-from bonsai_quant.storage.small_file import make_folder, write_file
 
 from . import open_runner
+from .album import Album
 from .edit_images import read_picture
+from .memory_meter import Stage
 from .memory_need import check_memory
 from .picture_settings import MAX_STEPS, read_benchmark
 from .png import encode_png
-from .runner import Runner, Stage, paint
+from .prompts import MAX_PICTURES, check_prompts, check_seeds
+from .runner import Finished, Runner, paint_each
 from .sampling import PIXELS
 from .text import load_tokenizer, token_counts
 
 MIN_SIDE, MAX_SIDE = 64, 2048
 """Pixels of a side."""
-MAX_PROMPTS = 10_000
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture and where it went."""
+    """One picture and where it is."""
 
     path: Path
     prompt: str
@@ -46,20 +48,24 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """The result of `generate`. at_rest: bytes of the process before anything was loaded."""
+    """The result of `generate`. at_rest: bytes of the process before anything was loaded.
+
+    kept: how many of the pictures an earlier run had painted, with `resume`.
+    """
 
     pictures: tuple[Picture, ...]
     runner: str
     settings: PictureSettings
     at_rest: int
     stages: tuple[Stage, ...]
+    kept: int = 0
 
 
 def generate(
     place: str | Path,
     prompts: Sequence[str],
     *,
-    out: str | Path,
+    out: str | Path | None = None,
     seeds: Sequence[int] = (0,),
     size: str | None = None,
     steps: int | None = None,
@@ -69,78 +75,75 @@ def generate(
     max_memory: int | None = None,
     unverified: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
+    save_steps: bool = False,
     progress: Progress = no_progress,
 ) -> Generated:
-    """Paint every prompt from every seed.
+    """Paint every prompt from every seed; each picture is written when it is painted.
 
     place: a pack, a pipeline's folder, or a shipped model's name.  out: FILE.png for one picture,
-    a folder for more.  size: WIDTHxHEIGHT [what the pipeline is meant for, else 512x512].
+    a folder for more, which gets an index.json, or None for PROMPT-SEED.png in the current folder.
+    size: WIDTHxHEIGHT [what the pipeline is meant for, else 512x512].
     images: pictures that the prompts refer to, for editing.
     pipeline: the other parts of a pack [its source].  max_memory: refuse to load more bytes.
-    unverified: run a pack whose files are not those of its manifest.  progress: of steps.
+    unverified: run a pack whose files are not those of its manifest.
+    resume: paint only what the folder lacks.  save_steps: also write what each step foresees.
+    progress: told of the components, and of every step.
     """
-    pairs = [(p, s) for p in _prompts(prompts) for s in _seeds(seeds)]
-    files = _files(Path(out), len(pairs), overwrite)
+    wishes = [(p, s) for p in check_prompts(prompts) for s in check_seeds(seeds)]
+    if len(wishes) > MAX_PICTURES:
+        raise UsageError(f"{len(wishes)} pictures; at most {MAX_PICTURES} in one run")
     located = replace(locate(str(place), pipeline=pipeline), unverified=unverified)
     settings = choose_settings(located, size, steps)
+    n_steps = settings.num_inference_steps if save_steps else 0
+    album = Album(
+        None if out is None else Path(out), wishes,
+        overwrite=overwrite, resume=resume, steps=n_steps,
+    )  # fmt: skip
     runner = open_runner(located, backend)
     require(LOOK, "run")
-    references = [read_picture(Path(i)) for i in images]
+    painter = Painter(runner, settings, [Path(i) for i in images], save_steps)
     _require_whole(located)
-    _warn_of_long(located, [p for p, _ in pairs], settings.max_sequence_length)
+    _warn_of_long(located, [p for p, _ in wishes], settings.max_sequence_length)
     at_rest = resident()
     check_memory(located, settings, at_rest, max_memory)
-    make_folder(files[0].parent)
-    painting = paint(
-        runner, [p for p, _ in pairs], [s for _, s in pairs], settings,
-        images=references, progress=progress,
-    )  # fmt: skip
-    for (prompt, seed), path, pixels in zip(pairs, files, painting.pictures, strict=True):
-        parameters = describe(located, runner, prompt, seed, settings)
-        write_file(path, encode_png(pixels, parameters), overwrite=overwrite)
-    pictures = tuple(Picture(f, p, s) for (p, s), f in zip(pairs, files, strict=True))
-    return Generated(pictures, runner.name, settings, at_rest, painting.stages)
+    facts = [describe(located, runner, p, s, settings, painter.hashes) for p, s in wishes]
+    with album.opened():
+        left = album.left(facts)
+        stages = painter.paint(album, [(i, facts[i]) for i in left], progress)
+    pictures = tuple(Picture(f, p, s) for (p, s), f in zip(wishes, album.files, strict=True))
+    return Generated(pictures, runner.name, settings, at_rest, stages, len(wishes) - len(left))
 
 
-def read_prompts(path: Path) -> list[str]:
-    """One prompt a line; empty lines are left out."""
-    try:
-        lines = fs.read_small(path).decode().splitlines()
-    except UnicodeDecodeError as e:
-        raise BadInput("is not UTF-8 text", where=str(path), hint="save it as UTF-8") from e
-    return [line.strip() for line in lines if line.strip()]
+class Painter:
+    """A runner with settings and pictures to edit, and an album to fill."""
 
+    def __init__(
+        self, runner: Runner, settings: PictureSettings, images: Sequence[Path], save_steps: bool
+    ) -> None:
+        self.runner, self.settings, self.save_steps = runner, settings, save_steps
+        self.references = [read_picture(i) for i in images]
+        self.hashes = [fs.sha256_file(i)[1] for i in images]
 
-def _prompts(prompts: Sequence[str]) -> list[str]:
-    if not prompts or not all(p.strip() for p in prompts):
-        raise UsageError("a prompt is empty", hint='pass -p "what the picture shows"')
-    if len(prompts) > MAX_PROMPTS:
-        raise UsageError(f"{len(prompts)} prompts; at most {MAX_PROMPTS} in one run")
-    return list(prompts)
+    def paint(
+        self, album: Album, wishes: Sequence[tuple[int, dict[str, Any]]], progress: Progress
+    ) -> tuple[Stage, ...]:
+        """Paint what is left. wishes: which picture, and what its file is to say."""
 
+        def take(finished: Finished) -> None:
+            index, facts = wishes[finished.index]
+            if finished.guesses is not None:
+                album.add_steps(index, [encode_png(g) for g in finished.guesses])
+            album.add(index, encode_png(finished.pixels, texts(facts)), facts)
 
-def _seeds(seeds: Sequence[int]) -> list[int]:
-    for seed in seeds:
-        if not 0 <= seed < 2**63:
-            raise UsageError(f"seed {seed} is not between 0 and 2^63 - 1")
-    return list(seeds)
-
-
-def _files(out: Path, n: int, overwrite: bool) -> list[Path]:
-    """Where the pictures go; refused before anything is loaded if one of them is there."""
-    if n == 1 and out.suffix.lower() == ".png":
-        files = [out]
-    elif out.suffix:
-        raise UsageError(
-            f"{out} is no folder for {n} pictures" if n > 1 else f"{out} is no .png file",
-            hint="name a folder, or FILE.png for a single picture",
-        )
-    else:
-        files = [out / f"{i:04d}.png" for i in range(n)]
-    for f in files:
-        if f.exists() and not overwrite:
-            raise OutputExists("exists already", where=str(f), hint="pass --overwrite")
-    return files
+        if not wishes:
+            album.write_index()
+            return ()
+        return paint_each(
+            self.runner, [f["prompt"] for _, f in wishes], [f["seed"] for _, f in wishes],
+            self.settings, take, images=self.references, progress=progress,
+            guesses=self.save_steps,
+        )  # fmt: skip
 
 
 def choose_settings(pipeline: Pipeline, size: str | None, steps: int | None) -> PictureSettings:
@@ -191,19 +194,32 @@ def _warn_of_long(pipeline: Pipeline, prompts: Sequence[str], length: int) -> No
 
 
 def describe(
-    pipeline: Pipeline, runner: Runner, prompt: str, seed: int, settings: PictureSettings
+    pipeline: Pipeline,
+    runner: Runner,
+    prompt: str,
+    seed: int,
+    settings: PictureSettings,
+    images: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The model, prompt and settings of a picture, for its metadata."""
+    """The model, prompt and settings of a picture, for its file. images: sha256 of each."""
     facts: dict[str, Any] = {
-        "prompt": prompt, "seed": seed, **asdict(settings),
+        "prompt": prompt, "seed": seed, **asdict(settings), "model": _model_name(pipeline),
         "runner": runner.name, "computes": runner.computes, "made_by": f"{TOOL} {__version__}",
     }  # fmt: skip
+    if images:
+        facts["images_sha256"] = list(images)
     pack = pipeline.pack
     if pack is None:
-        return facts | {"model": pipeline.name}
+        return facts
     facts |= {"mode": pack.info.mode, "format": pack.format.name, "base": pack.info.base}
     if pack.manifest:
         path = pack.path.relative_to(pack.folder).as_posix()
         digest = next((f.sha256 for f in pack.manifest.files if f.path == path), None)
         facts |= {"source": pack.manifest.source.id, "weights_sha256": digest}
     return facts
+
+
+def _model_name(pipeline: Pipeline) -> str:
+    """A name or an id as it was given; of a path only the folder, or it would tell whose it is."""
+    place = Path(pipeline.name)
+    return place.resolve().name if place.exists() else pipeline.name

@@ -7,7 +7,8 @@ import ctypes
 import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from types import TracebackType
 
 LOOK_EVERY = 0.02
@@ -60,3 +61,34 @@ class Meter:
     def _watch(self) -> None:
         while not self._done.wait(LOOK_EVERY):
             self.peak = max(self.peak, self._look())
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Time and memory of one component. peak_bytes: the most in use while it ran."""
+
+    name: str
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass
+class Meters:
+    """Stages that come more than once: their seconds add up, of their peaks the largest counts."""
+
+    look: Callable[[], int]
+    _stages: dict[str, Stage] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Measure what is done meanwhile as a part of this stage."""
+        with Meter(self.look) as m:
+            yield
+        before = self._stages.get(name, Stage(name, 0.0, 0))
+        peak = max(before.peak_bytes, m.peak)
+        self._stages[name] = Stage(name, before.seconds + m.seconds, peak)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """All that were measured, in the order of their first time."""
+        return tuple(self._stages.values())

@@ -5,6 +5,8 @@ One part is in memory at a time: the text encoder leaves before the transformer 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,8 +20,8 @@ from bonsai_quant.core.schema import PictureSettings
 from bonsai_quant.packs.pipeline import Pipeline
 
 from . import noise
-from .memory_meter import Meter
-from .sampling import PIXELS, Latents, Velocity, guided, levels, walk
+from .memory_meter import Meters, Stage
+from .sampling import PIXELS, Latents, Velocity, foresee, guided, levels, walk
 from .tokens import Reference
 from .vae_tiles import in_tiles
 
@@ -48,13 +50,10 @@ class Runner(Protocol):
         """Memory in use now: the device's own count where it has one, else the process's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Time and memory of one component. peak_bytes: the most in use while it ran."""
-
-    name: str
-    seconds: float
-    peak_bytes: int
+AT_ONCE = 16
+"""Prompts encoded together: those of FLUX.2 Klein 4B take 16 MB each."""
+PATIENCE_S = 60.0
+"""After so many seconds of denoising, the pictures so far are decoded, before the next ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,20 @@ class Painting:
     pictures: NDArray[np.uint8]
     latents: Latents
     stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One picture. index: which of those asked for.  pixels: [height, width, 3] uint8.
+
+    latents: [rows, columns, channels], which it was decoded from.  guesses: the picture as each
+    step foresaw it, [steps, height, width, 3] uint8, if they were asked for.
+    """
+
+    index: int
+    pixels: NDArray[np.uint8]
+    latents: Latents
+    guesses: NDArray[np.uint8] | None = None
 
 
 def start(seeds: Sequence[int], settings: PictureSettings, channels: int) -> Latents:
@@ -81,40 +94,141 @@ def paint(
     images: Sequence[NDArray[np.float32]] = (),
     progress: Progress = no_progress,
 ) -> Painting:
-    """A picture of each prompt from its seed's noise, one after another.
+    """A picture of each prompt from its seed's noise, all held in memory; see `paint_each`."""
+    made: list[Finished] = []
+    stages = paint_each(
+        runner, prompts, seeds, settings, made.append,
+        images=images, progress=progress, at_once=len(prompts), patience=math.inf,
+    )  # fmt: skip
+    return Painting(np.stack([f.pixels for f in made]), np.stack([f.latents for f in made]), stages)
 
-    images: [height, width, 3] in -1 to 1, that the prompts refer to.
+
+def paint_each(
+    runner: Runner,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: PictureSettings,
+    take: Callable[[Finished], None],
+    *,
+    images: Sequence[NDArray[np.float32]] = (),
+    progress: Progress = no_progress,
+    guesses: bool = False,
+    at_once: int | None = None,
+    patience: float | None = None,
+) -> tuple[Stage, ...]:
+    """A picture of each prompt from its seed's noise, each handed over when it is decoded.
+
+    take: called with every picture, in order.  images: [height, width, 3] in -1 to 1, that the
+    prompts refer to.  guesses: decode what each step foresees, too.
     progress: told of the three components, and of every step.
+    at_once: prompts that are encoded together [AT_ONCE].  patience: seconds [PATIENCE_S].
     """
-    guides = settings.guidance_scale > 1 and not runner.pipeline.distilled
-    progress.phase("loading the text encoder and encoding")
-    with Meter(runner.active_bytes) as encoding:
-        references = runner.encode_images(images) if images else []
-        texts = list(dict.fromkeys(prompts))
-        captions = runner.encode([*texts, *([""] if guides else [])], settings.max_sequence_length)
-    caption_of = [texts.index(p) for p in prompts]
-    z = start(seeds, settings, runner.pipeline.channels)
-    sigmas = levels(z.shape[1] * z.shape[2], settings.num_inference_steps)
-    progress.phase("loading the transformer")
-    with Meter(runner.active_bytes) as denoising, runner.transformer(references) as velocity:
-        if guides:
-            velocity = guided(velocity, captions[-1:], settings.guidance_scale)
-        progress.phase("denoising", len(z) * settings.num_inference_steps, "steps")
-        finished = []
-        for i, k in enumerate(caption_of):
-            progress.note(f"picture {i + 1}/{len(z)}")
-            some = z[i : i + 1], captions[k : k + 1]
-            finished.append(walk(velocity, *some, sigmas, progress.advance)[-1])
-    latents = np.concatenate(finished)
-    progress.phase("decoding", len(finished), "pictures")
-    with Meter(runner.active_bytes) as decoding, runner.decoder() as decode:
-        decoded = []
-        for one in finished:
-            decoded.append(as_bytes(in_tiles(decode, one)))
-            progress.advance()
-        pictures = np.concatenate(decoded)
-    stages = [("encoders", encoding), ("transformer", denoising), ("decoder", decoding)]
-    return Painting(pictures, latents, tuple(Stage(name, m.seconds, m.peak) for name, m in stages))
+    meters = Meters(runner.active_bytes)
+    session = _Session(runner, settings, meters, progress, guesses, len(prompts))
+    if images:
+        with meters.measure("encoders"):
+            session.references = runner.encode_images(images)
+    until = PATIENCE_S if patience is None else patience
+    for group in _groups(prompts, AT_ONCE if at_once is None else at_once):
+        captions = session.encode([prompts[i] for i in group])
+        left = [(i, captions[prompts[i]], seeds[i]) for i in group]
+        while left:
+            walks = session.denoise(left, until)
+            left = left[len(walks) :]
+            session.decode(walks, take)
+    return meters.stages
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """The states of a picture on its way, the last alone where no others are asked for."""
+
+    index: int
+    states: list[Latents]
+
+
+@dataclass
+class _Session:
+    """What `paint_each` does in turn, with one component in memory at a time."""
+
+    runner: Runner
+    settings: PictureSettings
+    meters: Meters
+    progress: Progress
+    guesses: bool
+    n: int
+    references: Sequence[Reference] = ()
+
+    @property
+    def guides(self) -> bool:
+        """Whether the empty caption is needed, to steer away from it."""
+        return self.settings.guidance_scale > 1 and not self.runner.pipeline.distilled
+
+    @property
+    def sigmas(self) -> list[float]:
+        """Noise levels of all pictures."""
+        rows, columns = self.settings.height // PIXELS, self.settings.width // PIXELS
+        return levels(rows * columns, self.settings.num_inference_steps)
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Each prompt's states [1, tokens, width]; of the empty one, too, where it guides."""
+        self.progress.phase("loading the text encoder and encoding")
+        texts = list(dict.fromkeys([*prompts, *([""] if self.guides else [])]))
+        with self.meters.measure("encoders"):
+            states = self.runner.encode(texts, self.settings.max_sequence_length)
+        self._empty = states[-1:]
+        return {text: states[k : k + 1] for k, text in enumerate(texts)}
+
+    def denoise(
+        self, jobs: Sequence[tuple[int, NDArray[np.float32], int]], patience: float
+    ) -> list[_Walk]:
+        """The first of the pictures, at least one, as many as can be begun in `patience` seconds.
+
+        jobs: index, caption [1, tokens, width], and seed of each.
+        """
+        walks: list[_Walk] = []
+        sigmas, runner, progress = self.sigmas, self.runner, self.progress
+        progress.phase("loading the transformer")
+        with (
+            self.meters.measure("transformer"),
+            runner.transformer(self.references) as velocity,
+        ):
+            if self.guides:
+                velocity = guided(velocity, self._empty, self.settings.guidance_scale)
+            progress.phase("denoising", len(jobs) * (len(sigmas) - 1), "steps")
+            until = time.monotonic() + patience
+            for index, caption, seed in jobs:
+                if walks and time.monotonic() >= until:
+                    break
+                progress.note(f"picture {index + 1}/{self.n}")
+                z = start([seed], self.settings, runner.pipeline.channels)
+                states = walk(velocity, z, caption, sigmas, progress.advance)
+                walks.append(_Walk(index, states if self.guesses else states[-1:]))
+        return walks
+
+    def decode(self, walks: Sequence[_Walk], take: Callable[[Finished], None]) -> None:
+        """Hand over each picture as soon as it is decoded."""
+        self.progress.phase("decoding", len(walks), "pictures")
+        with self.meters.measure("decoder"), self.runner.decoder() as decode:
+            for w in walks:
+                ahead = foresee(w.states, self.sigmas) if self.guesses else w.states
+                *guesses, pixels = (as_bytes(in_tiles(decode, z))[0] for z in ahead)
+                seen = np.stack([*guesses, pixels]) if self.guesses else None
+                take(Finished(w.index, pixels, w.states[-1][0], seen))
+                self.progress.advance()
+
+
+def _groups(prompts: Sequence[str], at_once: int) -> list[list[int]]:
+    """Indices in order, cut where a group would hold more than `at_once` different prompts."""
+    groups: list[list[int]] = []
+    held: set[str] = set()
+    for i, prompt in enumerate(prompts):
+        if not groups or (prompt not in held and len(held) >= at_once):
+            groups.append([])
+            held = set()
+        groups[-1].append(i)
+        held.add(prompt)
+    return groups
 
 
 def as_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -89,6 +89,17 @@ def walk(
         states.append(states[-1] + np.float32(after - now) * v)
         watch()
     return states
+
+
+def foresee(states: Sequence[Latents], sigmas: Sequence[float]) -> list[Latents]:
+    """The picture that each step heads for, from the states of a walk: the last is the last state.
+
+    z = (1 - sigma) * picture + sigma * noise, so that a step on a straight line meets the picture
+    at noise level 0.
+    """
+    steps = zip(pairwise(states), pairwise(sigmas), strict=True)
+    ahead = [a + np.float32(now / (now - after)) * (b - a) for (a, b), (now, after) in steps]
+    return [*ahead[:-1], states[-1]]
 
 
 def guided(velocity: Velocity, empty: NDArray[np.float32], weight: float) -> Velocity:

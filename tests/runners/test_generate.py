@@ -18,7 +18,6 @@ from bonsai_quant.core.errors import (
     UsageError,
     VerificationFailed,
 )
-from bonsai_quant.runners.generate import read_prompts
 from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.runners.torch.dense import open_pipeline, paint_dense
 from bonsai_quant.runners.torch.runner import TorchRunner
@@ -44,10 +43,11 @@ def test_one_prompt_is_one_file_with_its_settings(pack, standin, tmp_path):
     out = tmp_path / "circle.png"
     made = generate(pack, [CIRCLE], out=out, seeds=[5], pipeline=str(standin))
     image = Image.open(out)
-    said = json.loads(image.text["parameters"])
+    said = json.loads(image.text["bonsai-quant"])
     assert (said["prompt"], said["seed"], said["mode"]) == (CIRCLE, 5, "ternary")
     assert said["weights_sha256"] and said["num_inference_steps"] == 4
-    assert str(standin) not in image.text["parameters"]
+    assert image.text["parameters"].startswith(f"{CIRCLE}\nSteps: 4, Sampler: Euler, ")
+    assert not [k for k, text in image.text.items() if str(standin) in text]
     settings = read_benchmark(standin).settings
     pipe = open_pipeline(pack, pipeline=str(standin))
     (theirs,) = paint_dense(pipe, [CIRCLE], [5], settings)
@@ -65,9 +65,8 @@ def test_every_prompt_from_every_seed(pack, standin, tmp_path):
     assert [(p.prompt, p.seed) for p in made.pictures] == [
         (CIRCLE, 1), (CIRCLE, 2), ("two squares", 1), ("two squares", 2),
     ]  # fmt: skip
-    assert sorted(f.name for f in (tmp_path / "all").iterdir()) == [
-        f"{i:04d}.png" for i in range(4)
-    ]
+    names = [f"{i:04d}.png" for i in range(4)]
+    assert sorted(f.name for f in (tmp_path / "all").iterdir()) == [*names, "index.json"]
     assert Image.open(made.pictures[0].path).size == (96, 64)
     assert watching.of("denoising") == (8, 8)
     assert watching.of("decoding") == (4, 4)
@@ -175,12 +174,6 @@ def test_pictures_that_the_model_does_not_take_are_refused(pack, standin, tmp_pa
         with pytest.raises(BadInput, match=message):
             generate(pack, [CIRCLE], out=tmp_path / "a.png", pipeline=str(standin),
                      images=[tmp_path / name])  # fmt: skip
-
-
-def test_prompts_from_a_file(tmp_path):
-    path = tmp_path / "p.txt"
-    path.write_text("a red circle\n\n  two squares \n")
-    assert read_prompts(path) == ["a red circle", "two squares"]
 
 
 def test_the_command_line(pack, standin, tmp_path, run):

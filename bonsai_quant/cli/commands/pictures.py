@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import rich_click as click
@@ -16,10 +15,10 @@ from bonsai_quant.cli.output import common_options, open_output, shown_progress
 from bonsai_quant.cli.types import OneOf
 from bonsai_quant.cli.views import packs as packs_view
 from bonsai_quant.cli.views import pictures as pictures_view
+from bonsai_quant.cli.wishes import generate_arguments, warn_of_words
 from bonsai_quant.evaluation.score import score as run_score
 from bonsai_quant.runners import RUNNERS
 from bonsai_quant.runners.generate import generate as run_generate
-from bonsai_quant.runners.generate import read_prompts
 
 model = click.argument(
     "model",
@@ -50,19 +49,28 @@ noise_seed = click.option(
     "--prompts",
     "file",
     metavar="FILE",
-    help="File of prompts, one a line.",
+    help="File of prompts, one a line; - for standard input.",
     shell_complete=completion.file,
 )
 @click.option(
-    "-o", "--out", required=True, metavar="OUT", help="FILE.png, or a folder for several pictures."
+    "-o",
+    "--out",
+    metavar="OUT",
+    help="FILE.png, or a folder for several pictures. [default: PROMPT-SEED.png]",
 )
 @click.option(
     "--seed",
     "seeds",
     multiple=True,
-    type=int,
     metavar="N",
-    help="Seed of the noise; repeat for more. [default: 0]",
+    help="Seed of the noise: N, 1-4, 1,5,9 or random; repeat for more. [default: 0]",
+)
+@click.option("--count", type=int, metavar="N", help="Pictures of each prompt, of seeds in a row.")
+@click.option(
+    "--like",
+    metavar="FILE.png",
+    help="Picture whose prompt, seed, size and steps are taken, where they are not given.",
+    shell_complete=completion.file,
 )
 @click.option(
     "--size",
@@ -92,22 +100,23 @@ noise_seed = click.option(
 @click.option(
     "--unverified", is_flag=True, help="Run a pack even if its files differ from its manifest."
 )
+@click.option("--save-steps", is_flag=True, help="Also write the picture as each step foresees it.")
+@shared.resume
 @click.option("--overwrite", is_flag=True, help="Replace earlier pictures.")
 @common_options
-def generate(
-    model: str, prompts: tuple[str, ...], file: str | None, seeds: tuple[int, ...], **options: Any
-) -> None:
+def generate(model: str, **options: Any) -> None:
     """Paint pictures from prompts.
 
     \b
     bonsai-quant generate mini-klein-ternary -p "a red circle left of a blue square" -o circle.png
     # two pictures into a folder
-    bonsai-quant generate mini-klein-ternary -p "a green triangle" --seed 0 --seed 1 -o pictures
+    bonsai-quant generate mini-klein-ternary -p "a green triangle" --seed 0-1 -o pictures
     """
     show = open_output(options)
-    texts = [*prompts, *(read_prompts(Path(file)) if file else ())]
+    asked = generate_arguments(**options)
+    warn_of_words(model, asked["pipeline"], asked["prompts"])
     with shown_progress(show) as progress:
-        result = run_generate(model, texts, seeds=seeds or (0,), progress=progress, **options)
+        result = run_generate(model, asked.pop("prompts"), progress=progress, **asked)
     show(pictures_view.generated(result))
 
 

@@ -15,9 +15,9 @@ from bonsai_quant.evaluation.scenes.grammar import meanings_of, phrasings, promp
 from bonsai_quant.evaluation.scenes.scene import Prompt
 from bonsai_quant.evaluation.scenes.world import CATEGORIES, World
 from bonsai_quant.packs.pipeline import Pipeline
-from bonsai_quant.runners.generate import read_prompts
 from bonsai_quant.runners.picture_settings import NAME as BENCHMARK
 from bonsai_quant.runners.picture_settings import read_benchmark
+from bonsai_quant.runners.prompts import read_prompts
 from bonsai_quant.sources.shipped import DATA
 
 SHIPPED = DATA / "prompts.txt"

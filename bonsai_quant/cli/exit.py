@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -14,34 +15,33 @@ from typing import NoReturn
 import click
 
 from bonsai_quant.core.errors import BonsaiError, EnvironmentFault, printable
+from bonsai_quant.core.stopping import Stopped, ask_to_stop
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 """The signals that stop a run, with the exit code of each."""
 GRACE_S = 1.0
 """How long threads may take to end after a signal; then the process ends without them."""
 INTERRUPTED = "interrupted -> a conversion continues with --resume"
-
-
-class Stopped(BaseException):
-    """A signal asks to stop. It is no KeyboardInterrupt: click would turn that into an Abort."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
+STOPPING = "stopping: writing a checkpoint first; the same signal again ends at once"
 
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
     """The first signal unwinds the stack; a second one, or the end of GRACE_S, exits at once.
 
-    Nothing is lost by that: a killed run can be resumed as well.
+    Nothing is lost by that: a killed run can be resumed as well. A run that stops by itself (see
+    `core.stopping`) is asked to, and takes as long as writing its state takes.
     """
     handled = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN]  # as `nohup` leaves it
 
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
+    def stop(number: int, frame: FrameType | None) -> None:
         code = SIGNALS[signal.Signals(number)]
         for n in (*handled, signal.SIGALRM):
             signal.signal(n, partial(_exit_at_once, code))
+        if ask_to_stop(code):
+            if os.environ.get("RANK", "0") == "0":  # torchrun's first process speaks for all
+                _print_line(STOPPING)
+            return
         signal.setitimer(signal.ITIMER_REAL, GRACE_S)
         raise Stopped(code)
 
@@ -70,8 +70,8 @@ def fill_standard_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
-def report_failure(e: BaseException) -> int:
-    """Print one line about a failure; -> its exit code."""
+def report_failure(e: BaseException, command: Sequence[str] = ()) -> int:
+    """Print one line about a failure; -> its exit code. command: as it was typed."""
     if isinstance(e, SystemExit):
         if not isinstance(e.__context__, OSError):
             return e.code if isinstance(e.code, int) else 1
@@ -79,7 +79,7 @@ def report_failure(e: BaseException) -> int:
     if isinstance(e, click.exceptions.Exit):
         return e.exit_code
     if isinstance(e, Stopped | KeyboardInterrupt | click.Abort):
-        _print_line(INTERRUPTED)
+        _print_line(_how_to_continue(e.reached, command) if isinstance(e, Stopped) else INTERRUPTED)
         return e.code if isinstance(e, Stopped) else 130
     if isinstance(e, click.ClickException):
         _print_line(f"error[usage]: {printable(e.format_message())} -> see --help")
@@ -97,11 +97,25 @@ def report_failure(e: BaseException) -> int:
     return 1
 
 
+def _how_to_continue(reached: str, command: Sequence[str]) -> str:
+    """What to type to go on. reached: how far a run came that wrote its state, or ''."""
+    if not reached:
+        return INTERRUPTED
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun's own words are not known here
+        return f"{reached}; continue with the same torchrun command and --resume"
+    words = list(command)
+    if "--resume" not in words:
+        words.insert(words.index("--") if "--" in words else len(words), "--resume")
+    return f"{reached}; continue with: {shlex.join(words)}"
+
+
 def _print_line(line: str) -> None:
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
         pass  # stderr is full or closed: the exit code still says what happened
+    except RuntimeError:
+        pass  # a signal came while a line was being printed, and would print into it
 
 
 def exit_with(code: int) -> NoReturn:

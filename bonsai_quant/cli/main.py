@@ -54,5 +54,5 @@ def main(arguments: list[str] | None = None, *, name: str = TOOL) -> NoReturn:
         except BaseException as e:  # noqa: BLE001 - here every failure becomes a code
             if "--debug" in words and not isinstance(e, SystemExit):
                 traceback.print_exception(e)
-            code = report_failure(e)
+            code = report_failure(e, [*name.split(), *words])
         exit_with(code)

@@ -12,7 +12,7 @@ from bonsai_quant.conversion.settings import DEFAULT_SOURCE, default_out
 from bonsai_quant.core.errors import BadInput, UsageError
 from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.recipe import Recipe
-from bonsai_quant.core.requirements import RUN, TRAIN, require
+from bonsai_quant.core.requirements import LOOK, RUN, require
 from bonsai_quant.packs.find import find_packs
 from bonsai_quant.packs.integrity import require_whole
 from bonsai_quant.packs.output import check_output
@@ -63,7 +63,7 @@ def distill(
     max_memory: bytes of each device that may be used.  progress: called with updates.
     Under `torchrun` the model is sharded among its processes (FSDP2).
     """
-    require((*RUN, *TRAIN), "train")
+    require((*RUN, *LOOK), "train")  # without matplotlib nothing is drawn
     from .distributed import join
     from .run import run
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from time import monotonic
 from typing import Any, cast
 
 import numpy as np
@@ -26,9 +25,9 @@ from .latent_linear import latents
 from .load import load
 from .memory_need import check_room, needed
 from .record import DistillationRecord
-from .run_files import CURVES, RunFiles
+from .run_files import RunFiles
 from .trainer import Trainer
-from .validation import Validation
+from .training_loop import train
 
 RECORD = "distillation.json"
 
@@ -67,44 +66,6 @@ def run(
         return _write(job, trainer, run_files, purpose)
 
 
-def train(
-    trainer: Trainer,
-    validation: Validation,
-    run_files: RunFiles,
-    save_every: float,
-    progress: Progress,
-) -> None:
-    """Take every update that is left; validate and save checkpoints between them."""
-    settings, saved = trainer.settings, monotonic()
-    progress.phase("training", settings.steps, "updates")
-    held_out = ""
-    if trainer.step == 0:
-        held_out = _validate(trainer, validation, run_files)
-    else:
-        progress.advance(trainer.step)
-    while trainer.step < settings.steps:
-        loss = trainer.update()
-        run_files.curve.add(trainer.step, loss=loss, **trainer.rates())
-        progress.note(f"loss {loss:.4f}{held_out}")
-        progress.advance()
-        if trainer.step % settings.validate_every == 0 or trainer.step == settings.steps:
-            held_out = _validate(trainer, validation, run_files)
-        if trainer.processes.agree(monotonic() - saved > save_every):
-            run_files.keep(trainer)
-            saved = monotonic()
-
-
-def _validate(trainer: Trainer, validation: Validation, run_files: RunFiles) -> str:
-    """Measure on the held-out prompts; -> the figures behind a comma, to be shown."""
-    figures = validation.measure(trainer)
-    run_files.held_out.add(trainer.step, **figures)
-    run_files.draw()
-    if trainer.processes.first:
-        text = ", ".join(f"{k} {v:.4f}" for k, v in figures.items())
-        log.info("after %d updates: held-out %s", trainer.step, text)
-    return f", held-out {next(iter(figures.values())):.4f}"
-
-
 def _write(
     job: DistillationJob, trainer: Trainer, run_files: RunFiles, purpose: dict[str, Any]
 ) -> DistillationRecord | None:
@@ -137,9 +98,8 @@ def _write(
             return stored
 
         files = write_pipeline(
-            run_files.staging, job.pipeline, specs, data, (RECORD, record), CURVES
+            run_files.staging, job.pipeline, specs, data, (RECORD, record), run_files.draw()
         )
-    run_files.draw()
     run_files.staging.commit(files)
     return cast(DistillationRecord, record)
 

@@ -15,7 +15,7 @@ from .curves import Curve, plot
 from .distributed import ProcessGroup
 from .trainer import Trainer
 
-CURVES = ("curve.csv", "held_out.csv", "curve.png")
+CURVE, HELD_OUT, PICTURE = "curve.csv", "held_out.csv", "curve.png"
 """Files of the output, too."""
 PURPOSE, STATE = "purpose.json", "state"
 
@@ -31,6 +31,7 @@ class RunFiles:
     def __init__(self, staging: Staging, processes: ProcessGroup) -> None:
         self.staging, self.processes = staging, processes
         self.curve, self.held_out = Curve(), Curve()
+        self._can_draw = True
 
     def bind(self, purpose: dict[str, Any], *, resume: bool) -> None:
         """Refuse to resume a run with another purpose than it had."""
@@ -48,13 +49,33 @@ class RunFiles:
             self.staging.start_again()
         self.staging.write_file(PURPOSE, text)
 
-    def draw(self) -> None:
-        """Write the curves."""
+    def draw(self) -> tuple[str, ...]:
+        """Write the curves: their numbers, and a picture of them if it can be drawn; -> the files.
+
+        Only the first process writes.
+        """
         if not self.processes.first:
-            return
-        contents = (self.curve.text(), self.held_out.text(), plot(self.curve, self.held_out))
-        for name, data in zip(CURVES, contents, strict=True):
+            return ()
+        contents = {CURVE: self.curve.text(), HELD_OUT: self.held_out.text()}
+        if (picture := self._picture()) is not None:
+            contents[PICTURE] = picture
+        for name, data in contents.items():
             self.staging.write_file(name, data)
+        return tuple(contents)
+
+    def _picture(self) -> bytes | None:
+        """The curves as a PNG. What only draws must not end hours of training: it warns, once."""
+        if not self._can_draw:
+            return None
+        try:
+            return plot(self.curve, self.held_out)
+        except Exception as e:  # noqa: BLE001 - matplotlib may be missing, broken or misconfigured
+            self._can_draw = False
+            log.warning(
+                "%s is not drawn: %s: %s; the training goes on, its numbers are in %s and %s",
+                PICTURE, type(e).__name__, e, CURVE, HELD_OUT,
+            )  # fmt: skip
+            return None
 
     def keep(self, trainer: Trainer) -> None:
         """Write the curves and a checkpoint; every process calls it."""
@@ -75,6 +96,6 @@ class RunFiles:
         if step is None:
             return
         trainer.restore(step, lambda state: checkpoint.read_state(state, folder))
-        texts = [fs.read_small(self.staging.path / name) for name in CURVES[:2]]
+        texts = [fs.read_small(self.staging.path / name) for name in (CURVE, HELD_OUT)]
         self.curve, self.held_out = (Curve(t, until=step) for t in texts)
         log.info("going on from update %d", step)

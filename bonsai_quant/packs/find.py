@@ -14,7 +14,6 @@ from bonsai_quant.sources.shipped import find_shipped_pack
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.strict_json import strict_json
 
-from . import on_grid
 from .formats import FORMATS
 from .manifest import BESIDE, Manifest, is_of_this_program, validate_manifest
 from .manifest import NAME as MANIFEST
@@ -56,7 +55,7 @@ class PackFolder:
 def look(folder: Path) -> PackFolder:
     """Look at a folder, whatever it holds. Its manifest is read and parsed once."""
     manifest, foreign, broken = _read_manifest(folder)
-    listed = os.path.lexists(folder / MANIFEST) and foreign is None
+    listed = manifest.format if manifest else "" if broken else None
     name, mode, weights = _weights(folder, listed) or (None, None, None)
     return PackFolder(folder, name, mode, weights, manifest, foreign, broken)
 
@@ -80,17 +79,12 @@ def _read_manifest(
         return None, None, wrong
 
 
-def _weights(folder: Path, listed: bool) -> tuple[str, Mode, Path] | None:
-    """Format, mode and weight file. listed: a manifest of this program lies beside it.
-
-    What lies like a checkpoint is a pack where our manifest says so, or the weights do.
-    """
+def _weights(folder: Path, listed: str | None) -> tuple[str, Mode, Path] | None:
+    """Format, mode and weight file. listed: as for `Format.is_at`."""
     for name, row in FORMATS.items():
         for mode in row.modes:
             path = folder / row.weights_path(mode)
-            if os.path.lexists(path) and (
-                not row.is_checkpoint or listed or on_grid.is_on_grid(path)
-            ):
+            if os.path.lexists(path) and row.is_at(path, listed):
                 return name, mode, path
     return None
 

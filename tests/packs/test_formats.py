@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -95,6 +98,40 @@ def test_unpacked_is_loaded_by_diffusers(packs):
         assert np.array_equal(state[name].numpy(), w)
 
 
+SDNQ = """
+import sys, torch
+from diffusers import Flux2Transformer2DModel
+from safetensors.torch import load_file
+import sdnq
+packed, dense = sys.argv[1:]
+model = Flux2Transformer2DModel.from_pretrained(packed, torch_dtype=torch.float32)
+expected = load_file(f"{dense}/diffusion_pytorch_model.safetensors")
+decoded = 0
+for name, module in model.named_modules():
+    if hasattr(module, "sdnq_dequantizer"):
+        assert module.weight.dtype == torch.uint8
+        zero = getattr(module, "zero_point", None)
+        w = module.sdnq_dequantizer(module.weight, scale=module.scale, zero_point=zero)
+        assert torch.equal(w, expected.pop(f"{name}.weight").float()), name
+        decoded += 1
+for name, w in expected.items():
+    assert torch.equal(model.get_parameter(name), w.float()), name
+print(decoded)
+"""
+
+
+@pytest.mark.heavy
+def test_sdnq_is_loaded_by_diffusers_with_the_sdnq_package(packs):
+    pytest.importorskip("sdnq")
+    folders = [packs.out / name / "transformer" for name in ("sdnq", "unpacked")]
+    ended = subprocess.run(  # sdnq compiles at first use unless this is set before it is imported
+        [sys.executable, "-c", SDNQ, *folders], text=True, capture_output=True,
+        env=os.environ | {"SDNQ_USE_TORCH_COMPILE": "0"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) == len(open_pack(packs.out / "sdnq").info.packed)
+
+
 def test_every_pack_reads_back_as_the_same_layers(packs):
     opened = {f: open_pack(packs.out / f) for f in packs.formats}
     first = opened["bonsai"]
@@ -139,6 +176,9 @@ def test_golden_bytes_of_one_row():
     assert (s.tolist(), z.tolist()) == ([[2.0**-6]], [[-(2.0**-6)]])
     assert metadata.tolist() == [0, 2, 128, 3, 4, 1, 1, 0, 0, 0, 4, 1]
     assert shape.tolist() == [1, 128]
+    levels, scale = FORMATS["sdnq"].encode(layer)
+    assert levels[:2].tolist() == [1 + 2 * 4 + 3 * 16 + 1 * 64, 2 + 3 * 4 + 1 * 16 + 2 * 64]
+    assert scale.tolist() == [[0x3C80]]
     (dense,) = FORMATS["unpacked"].encode(layer)
     assert dense.view(ml_dtypes.bfloat16).astype(np.float32)[0, :3].tolist() == [-(2**-6), 0, 2**-6]
 
@@ -177,6 +217,9 @@ DAMAGE = {
     "gemlite zero": ("gemlite", 1, put(2, (1, 6), -1.5), "row 6, group 1"),
     "gemlite metadata": ("gemlite", 2, put(3, 2, 64), "field 2"),
     "gemlite shape": ("gemlite", 2, put(4, 0, 33), "orig_shape"),
+    "sdnq code -2": ("sdnq", 2, put(0, 5 * 64 + 3, 0x54), "row 5, column 12"),
+    "sdnq zero point": ("sdnq", 1, put(2, (5, 1, 0), 0x3C80), "row 5, group 1"),
+    "sdnq scale off the grid": ("sdnq", 2, put(1, (5, 1, 0), 0x0001), "row 5, group 1"),
     "unpacked third level": ("unpacked", 2, put(0, (7, 130), 0x3F81), "row 7"),
     "unpacked zero in binary": ("unpacked", 1, put(0, (7, 130), 0), "row 7, column 130"),
 }

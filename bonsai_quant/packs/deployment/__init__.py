@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bonsai_quant.sources.components import Components
 
-from . import affine, gemlite, mlx
+from . import affine, gemlite, mlx, sdnq
 from .contents import Beside, Deployment
 from .hqq_process import child_bytes as hqq_bytes
 
 DEPLOYMENTS: Mapping[str, Callable[[Components], Deployment]] = {
     "gemlite": gemlite.deployment,
     "mlx": mlx.deployment,
+    "sdnq": sdnq.deployment,
 }
 
 

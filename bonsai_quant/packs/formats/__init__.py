@@ -11,12 +11,14 @@ from .format import Format
 from .gemlite import GemliteFormat
 from .gguf import GgufFormat
 from .mlx import MlxFormat
+from .sdnq import SdnqFormat
 from .unpacked import UnpackedFormat
 
 _ROWS: tuple[Format, ...] = (
     BonsaiFormat(),
     MlxFormat(),
     GemliteFormat(),
+    SdnqFormat(),
     UnpackedFormat(),
     GgufFormat(),
 )

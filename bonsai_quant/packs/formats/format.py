@@ -45,6 +45,13 @@ class Format(Protocol):
     def weights_path(self, mode: Mode) -> str:
         """Path of the weight file inside the pack's folder."""
 
+    def is_at(self, path: Path, listed: str | None) -> bool:
+        """Whether the file at `weights_path` is of this format; few have to look.
+
+        listed: the format that our manifest beside it names, "" if it is broken, None without one.
+        """
+        return True
+
     def inventory(self, path: Path, manifest: Manifest | None) -> Inventory:
         """What a weight file holds, from its header. manifest: of this program, where there is one.
 

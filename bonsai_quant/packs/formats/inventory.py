@@ -64,7 +64,7 @@ def packed_inventory(
         sizes[linear] = size(*both)
     mode = _mode({bits for _, _, bits in sizes.values()}, path)
     packed = [
-        PackTensor(f"{n}.weight", (out, width), _action(n, mode, manifest))
+        PackTensor(f"{n}.weight", (out, width), action_of(n, mode, manifest))
         for n, (out, width, _) in sizes.items()
     ]
     kept = [
@@ -85,7 +85,7 @@ def _mode(bits: set[int], path: Path) -> Mode:
     return "ternary" if bits == {2} else "binary"
 
 
-def _action(linear: str, mode: Mode, manifest: Manifest | None) -> Mode:
+def action_of(linear: str, mode: Mode, manifest: Manifest | None) -> Mode:
     """A binary layer in a ternary pack looks ternary; only the recipe tells."""
     action: Mode = mode
     for rule in manifest.recipe.get("layers", []) if manifest else []:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bonsai_quant.core.schema import GROUP, Mode, PackedLayer, PackInfo, PackTensor, TensorSpec
+from bonsai_quant.packs import on_grid
 from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.quantization.bf16 import bf16_bits, from_bf16
 from bonsai_quant.storage.containers.layout import Layout, safetensors_layout
@@ -37,6 +38,10 @@ class UnpackedFormat(Format):
     def weights_path(self, mode: Mode) -> str:
         """Path of the weight file inside the pack's folder."""
         return "transformer/diffusion_pytorch_model.safetensors"
+
+    def is_at(self, path: Path, listed: str | None) -> bool:
+        """Whether our manifest says so, or the weights do: any checkpoint lies there."""
+        return listed is not None or on_grid.is_on_grid(path)
 
     def inventory(self, path: Path, manifest: Manifest | None) -> Inventory:
         """See `Format`."""

@@ -2,12 +2,13 @@
 
 from .files import Algorithm, ComponentFile
 from .find import Components, find_components, is_component_file, names_klein
-from .layout import CLASS, FOLDERS, INDEX
+from .layout import CLASS, CLASSES, FOLDERS, INDEX
 from .text_encoder import TextEncoder
 
 __all__ = [
     "Algorithm",
     "CLASS",
+    "CLASSES",
     "FOLDERS",
     "INDEX",
     "TextEncoder",

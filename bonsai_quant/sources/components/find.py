@@ -15,7 +15,7 @@ from bonsai_quant.storage.links import refuse_outside
 from bonsai_quant.storage.strict_json import read_json
 
 from .files import ENDINGS, PLAIN_NAME, ComponentFile, component_files, is_paper, root_files
-from .layout import CLASS, FOLDERS, INDEX, NEEDED
+from .layout import CLASS, CLASSES, FOLDERS, INDEX, NEEDED
 from .text_encoder import TextEncoder, read_encoder
 
 log = logging.getLogger(__name__)
@@ -28,13 +28,14 @@ class Components:
 
     files: theirs, and what goes with them, in name order.
     distilled: whether the pipeline says that it needs no guidance.  version: diffusers', of its
-    index.
+    index.  tokenizer: its class.
     """
 
     files: tuple[ComponentFile, ...]
     encoder: TextEncoder
     distilled: bool
     version: str
+    tokenizer: str
 
     def of(self, component: str) -> tuple[ComponentFile, ...]:
         """The files of one component; of "", those at the pipeline's root."""
@@ -59,7 +60,15 @@ def find_components(root: Path) -> Components | None:
     with _naming("vae"):
         _check_vae(root / "vae")
     distilled, version = index.get("is_distilled") is True, str(index.get("_diffusers_version"))
-    return Components((*root_files(root), *files), encoder, distilled, version[:40])
+    tokenizer = _tokenizer(index.get("tokenizer"))
+    return Components((*root_files(root), *files), encoder, distilled, version[:40], tokenizer)
+
+
+def _tokenizer(entry: Any) -> str:
+    """The class that an index names; another than the known ones is not handed on."""
+    known = CLASSES["tokenizer"]
+    name = entry[-1] if isinstance(entry, list) and entry else ""
+    return name if name in known else known[0]
 
 
 def names_klein(index: Any) -> bool:

@@ -77,9 +77,9 @@ def compared(result: PackDiff, top: int) -> Answer:
         ]
         lines.append(columns(rows, (0, 1, 2, 3)))
     if kept:
-        rows = [("values changed", "share", "tensor that is not packed")]
-        rows += [(f"{d.kept_changed:,}", f"{d.kept_changed / d.size:.3%}", d.name) for d in kept]
-        lines.append(columns(rows, (0, 1)))
+        changes = [(f"{d.kept_changed:,}", f"{d.kept_changed / d.size:.3%}", d.name) for d in kept]
+        head = ("values changed", "share", "tensor that is not packed")
+        lines.append(columns([head, *changes], (0, 1)))
     return Answer(
         "\n".join(lines),
         {

@@ -16,6 +16,7 @@ import pydantic
 
 from bonsai_quant.core.errors import BadInput, first_problem
 from bonsai_quant.core.schema import PackTensor, StoredTensor
+from bonsai_quant.packs.provenance_record import ComputeRecord, PromptsRecord
 from bonsai_quant.quantization.hessian import Hessian
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.containers.safetensors import read_header
@@ -25,19 +26,12 @@ from bonsai_quant.storage.tensors import read
 RECORD, MOMENTS = "calibration.json", "moments.safetensors"
 
 
-class PromptsRecord(pydantic.BaseModel):
-    """The prompts that were used: their number and the sha256 of their text."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-    number: int
-    sha256: str
-
-
 class CalibrationRecord(pydantic.BaseModel):
     """calibration.json. inputs: layer -> tensor in the file.  source: sha256 of its files, by name.
 
     mode, solver: what the layers before each block were already rounded with; None for none.
     states: how many were looked at on the way from noise to picture, formerly `samples`.
+    n_prompts, at_once: as asked for.  compute: with what; None in records of earlier versions.
     sha256, size: of the moments.  files: all that belong to it.
     """
 
@@ -52,6 +46,9 @@ class CalibrationRecord(pydantic.BaseModel):
     prompts: PromptsRecord
     states: int = pydantic.Field(validation_alias=pydantic.AliasChoices("states", "samples"))
     seed: int
+    n_prompts: int | None = None
+    at_once: int | None = None
+    compute: ComputeRecord | None = None
     sha256: str
     size: int
     files: list[str]

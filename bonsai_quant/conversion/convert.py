@@ -29,6 +29,7 @@ from bonsai_quant.storage.staging import Staging, kept_for_resume
 from .checks import Checks
 from .options import ConversionOptions
 from .plan import Plan, plan_conversion
+from .provenance import provenance_of
 from .resume import purpose, still_true
 from .settings import DEFAULT_SOURCE, default_out
 
@@ -157,6 +158,7 @@ def write_packs(
                 measure(stats),
                 layers_csv(stats),
                 plan.calibration.sha256 if plan.calibration else None,
+                provenance_of(plan, digests, stats),
             )
             beside = {
                 f: deploy(staging, f, d, threads=plan.threads, tell=_telling(f, d, progress))

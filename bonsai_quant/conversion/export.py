@@ -14,10 +14,11 @@ from bonsai_quant.core.threads import choose_threads
 from bonsai_quant.packs.deployment import DEPLOYMENTS, Beside, Deployment, deployments
 from bonsai_quant.packs.deployment.write import deploy
 from bonsai_quant.packs.integrity import require_whole
-from bonsai_quant.packs.manifest import Manifest, SourceRecord
+from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.packs.pipeline import find_pipeline
 from bonsai_quant.packs.provenance import Provenance
 from bonsai_quant.packs.read import Pack, open_one
+from bonsai_quant.packs.source_record import SourceRecord
 from bonsai_quant.packs.write import PackWriter
 from bonsai_quant.sources.components import find_components
 from bonsai_quant.storage import fs
@@ -134,4 +135,5 @@ def _provenance(pack: Pack, rounded: int) -> Provenance:
         manifest.measured,
         fs.read_small(csv) if csv.is_file() else None,
         manifest.calibration,
+        manifest.provenance,
     )

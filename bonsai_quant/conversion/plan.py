@@ -13,6 +13,7 @@ from bonsai_quant.core.schema import GROUP, Action, PackInfo, PackTensor, Planne
 from bonsai_quant.core.threads import Setting, choose_threads
 from bonsai_quant.packs.deployment import DEPLOYMENTS, Deployment, child_bytes, deployments
 from bonsai_quant.packs.formats import DEFAULT_FORMATS, FORMAT_NAMES
+from bonsai_quant.packs.provenance_record import RecipeRecord
 from bonsai_quant.quantization.solvers import CALIBRATED
 from bonsai_quant.sources.checkpoint import Source
 from bonsai_quant.sources.lora import Adapter, open_adapters
@@ -29,7 +30,8 @@ from .settings import choose_recipe, parse_formats
 class Plan:
     """Everything a conversion needs to know. `tensors` and `info.tensors` are sorted by name.
 
-    beside: what goes beside the transformer, by format.
+    beside: what goes beside the transformer, by format.  recovery: the recipe, when this is the
+    last step of a `recover`.
     """
 
     source: Source
@@ -44,6 +46,7 @@ class Plan:
     calibration: Calibration | None = None
     loras: tuple[Adapter, ...] = ()
     beside: Mapping[str, Deployment] = field(default_factory=dict)
+    recovery: RecipeRecord | None = None
 
     @property
     def source_bytes(self) -> int:

@@ -10,7 +10,10 @@ import pydantic
 from bonsai_quant.core.errors import BadInput, Unsupported, first_problem
 from bonsai_quant.core.schema import SCHEMA_VERSION, Mode
 from bonsai_quant.core.version import TOOL
-from bonsai_quant.sources.license import CARD, License
+from bonsai_quant.sources.license import CARD
+
+from .provenance_record import ProvenanceRecord
+from .source_record import SourceRecord
 
 NAME = "manifest.json"
 GALLERY = "gallery.png"
@@ -38,51 +41,6 @@ class ManifestFile(pydantic.BaseModel):
         if self.remote_path != self.path:
             raise ValueError("remote_path differs from path")
         return self
-
-
-class SourceFileRecord(pydantic.BaseModel):
-    """A file that the pack was made from. name: inside the source's folder."""
-
-    model_config = _STRICT
-    name: str
-    size: int = pydantic.Field(ge=0)
-    sha256: str = pydantic.Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class LoraRecord(pydantic.BaseModel):
-    """A LoRA that was merged into the source before rounding. name: of its file.
-
-    config: sha256 of the adapter_config.json that says how strong it is.  modules: how many of the
-    file's were merged.  ignored: how many were left out, being of no module of the transformer.
-    """
-
-    model_config = _STRICT
-    name: str
-    size: int
-    sha256: str
-    scale: float
-    config: str | None
-    modules: int
-    ignored: int
-
-
-class SourceRecord(pydantic.BaseModel):
-    """What the pack was made from. id: on the Hub, or of a shipped model; None for local files.
-
-    origin: id, with @revision, of the model that a folded or trained source was made from.
-    license: what the source's own card says.  lora: what was merged into it.
-    files: of the transformer, with their sha256.  parts: the same of the pipeline's others.
-    """
-
-    model_config = _STRICT
-    id: str | None
-    revision: str | None
-    origin: str | None = None
-    license: License | None = None
-    layout: str
-    files: list[SourceFileRecord]
-    lora: list[LoraRecord] = []
-    parts: list[SourceFileRecord] = []
 
 
 class Counts(pydantic.BaseModel):
@@ -114,6 +72,8 @@ class Manifest(pydantic.BaseModel):
     """manifest.json, schema version 1. calibration: sha256 of the one that guided the solver.
 
     recipe: without a solver, and source without files, where another program made the pack.
+    provenance: the stages that led to the pack, where there was more than rounding; only then is
+    the key written.
     """
 
     model_config = _STRICT
@@ -129,7 +89,18 @@ class Manifest(pydantic.BaseModel):
     bits_per_weight: float
     measured: Measured | None
     calibration: str | None = None
+    provenance: ProvenanceRecord | None = None
     files: list[ManifestFile] = pydantic.Field(max_length=MAX_FILES)
+
+    @pydantic.model_serializer(mode="wrap")
+    def _without_empty_provenance(
+        self, fields: pydantic.SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Manifests of packs that were only rounded keep the bytes that they always had."""
+        data: dict[str, Any] = fields(self)
+        if self.provenance is None:
+            data.pop("provenance", None)
+        return data
 
 
 def validate_manifest(data: object, path: str) -> Manifest:

@@ -14,15 +14,9 @@ from bonsai_quant.sources.checkpoint import Source
 from bonsai_quant.sources.license import read_license
 from bonsai_quant.sources.lora import Adapter
 
-from .manifest import (
-    Counts,
-    LoraRecord,
-    Manifest,
-    ManifestFile,
-    Measured,
-    SourceFileRecord,
-    SourceRecord,
-)
+from .manifest import Counts, Manifest, ManifestFile, Measured
+from .provenance_record import ProvenanceRecord
+from .source_record import LoraRecord, SourceFileRecord, SourceRecord
 
 
 def bits_per_weight(format_name: str, info: PackInfo) -> float:
@@ -60,6 +54,7 @@ def build_manifest(
         bits_per_weight=bits_per_weight(format_name, info),
         measured=provenance.measured,
         calibration=provenance.calibration,
+        provenance=provenance.record,
         files=[
             ManifestFile(path=f.path, remote_path=f.path, size=f.size, sha256=f.sha256)
             for f in sorted(files, key=lambda f: f.path)
@@ -72,6 +67,7 @@ class Provenance:
     """How a pack came to be. measured and layers_csv: None when another program made it.
 
     calibration: sha256 of the calibration.json that guided the solver.
+    record: of the stages, where there was more than rounding.
     """
 
     recipe: Recipe
@@ -79,6 +75,7 @@ class Provenance:
     measured: Measured | None
     layers_csv: bytes | None
     calibration: str | None = None
+    record: ProvenanceRecord | None = None
 
 
 def with_parts(provenance: Provenance, read: Sequence[SourceFileRecord]) -> Provenance:

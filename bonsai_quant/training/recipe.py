@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +13,10 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from bonsai_quant.conversion.settings import check_solver, choose_recipe, read_mapping
+from bonsai_quant.conversion.settings import check_solver, choose_recipe, read_mapping, shipped
 from bonsai_quant.core.errors import UsageError, first_problem
 from bonsai_quant.core.recipe import TRAINING, Recipe, parse_recipe
+from bonsai_quant.packs.provenance_record import RecipeRecord
 
 from .settings import CalibrationSettings, DistillationSettings
 
@@ -44,6 +49,39 @@ def load_recovery(recipe: str | Path | Recipe | None, mode: str | None) -> Recov
         settings(CalibrationSettings, "calibration"),
         settings(DistillationSettings, "distillation"),
     )
+
+
+def recipe_record(recipe: str | Path | Recipe | None, used: Recovery) -> RecipeRecord:
+    """What a user has to give to get the same again: a shipped recipe's name, or its contents.
+
+    recipe: as it was given.  used: what became of it, with the changes of the command line.
+    """
+    if isinstance(recipe, str | Path):
+        data, path = read_mapping(recipe)
+        if load_recovery(recipe, None) == used:
+            ships = not os.path.lexists(recipe) and shipped(str(recipe)) is not None
+            name = str(recipe) if ships else _file_name(path)
+            content = None if ships else data
+            return RecipeRecord(name=name, sha256=_hash(data), content=content)
+    return _written_out(used)
+
+
+def _written_out(used: Recovery) -> RecipeRecord:
+    """A recipe file that nobody wrote yet, with every setting."""
+    data = used.recipe.model_dump(mode="json", exclude_defaults=True)
+    for key, settings in (("calibration", used.calibration), ("distillation", used.distillation)):
+        if settings is not None:
+            data[key] = settings.model_dump(mode="json", exclude_defaults=True)
+    return RecipeRecord(name="recipe.yaml", sha256=_hash(data), content=data)
+
+
+def _hash(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _file_name(path: Path) -> str:
+    """The recipe's own name, where a shell takes it as it is."""
+    return path.name if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", path.name) else "recipe.yaml"
 
 
 def with_changes(

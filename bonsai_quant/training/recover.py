@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bonsai_quant.conversion.convert import Converted, convert
+from bonsai_quant.conversion.convert import Converted, convert, write_packs
+from bonsai_quant.conversion.options import ConversionOptions
+from bonsai_quant.conversion.plan import plan_conversion
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE
 from bonsai_quant.core.errors import UsageError
 from bonsai_quant.core.progress import Progress, no_progress
@@ -17,7 +19,7 @@ from bonsai_quant.quantization.solvers import CALIBRATED
 
 from .calibrate import calibrate
 from .distill import distill
-from .recipe import Recovery, load_recovery
+from .recipe import Recovery, load_recovery, recipe_record
 from .settings import CalibrationSettings
 
 
@@ -62,22 +64,19 @@ def recover(
     if calibrated:
         between.append(stages.calibrate())
     if recovery.distillation is None:
-        converted = convert(source, recipe=recovery.recipe, calibration=between[-1], out=packs,
-                       formats=formats, overwrite=overwrite, progress=progress)  # fmt: skip
-        return Recovered(tuple(between), converted)
-    if calibrated:
-        between.append(stages.round(between[-1]))
-    between.append(stages.distill(recipe, between[-1] if between else None))
-    final = recovery.recipe.model_copy(update={"solver": "exact"})
-    converted = convert(
-        str(between[-1]),
-        recipe=final,
-        out=packs,
-        formats=formats,
-        overwrite=overwrite,
-        progress=progress,
+        options = ConversionOptions(recipe=recovery.recipe, calibration=between[-1],
+                                    formats=formats)  # fmt: skip
+        work = plan_conversion(source, options)
+    else:
+        if calibrated:
+            between.append(stages.round(between[-1]))
+        between.append(stages.distill(recipe, between[-1] if between else None))
+        final = recovery.recipe.model_copy(update={"solver": "exact"})
+        work = plan_conversion(str(between[-1]), ConversionOptions(recipe=final, formats=formats))
+    work = replace(work, recovery=recipe_record(recipe, recovery))
+    return Recovered(
+        tuple(between), write_packs(work, packs, overwrite=overwrite, progress=progress)
     )
-    return Recovered(tuple(between), converted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bonsai_quant.conversion.provenance import WEIGHTS as HASH
 from bonsai_quant.core.schema import TensorSpec
 from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.runners.picture_settings import NAME as BENCHMARK
@@ -28,13 +29,14 @@ def write_pipeline(
     pipeline: Pipeline,
     specs: Sequence[TensorSpec],
     data: Callable[[str], np.ndarray],
-    record: tuple[str, Mapping[str, object]],
+    record: tuple[str, Callable[[], Mapping[str, object]]],
     more: Collection[str] = (),
 ) -> set[str]:
     """Write everything; -> the files.
 
     data: a tensor's stored values by its name, asked for one at a time.  record: a JSON file's name
-    and what it says; the list of all files is added.  more: files that the caller writes.
+    and what it says, asked for when all tensors are written; the hash of the weight file and the
+    list of all files are added.  more: files that the caller writes.
     """
     files = dict(_other_parts(pipeline.folder))
     for relative, path in files.items():
@@ -43,12 +45,13 @@ def write_pipeline(
     try:
         for spec in specs:
             file.put(spec.name, data(spec.name))
-        file.finish()
+        _, sha256 = file.finish()
     finally:
         file.close()
     name, fields = record
     every = {*files, *more, WEIGHTS, CONFIG, name}
-    for relative, value in ((CONFIG, pipeline.config), (name, {**fields, "files": sorted(every)})):
+    written = {**fields(), HASH: sha256, "files": sorted(every)}
+    for relative, value in ((CONFIG, pipeline.config), (name, written)):
         staging.write_file(relative, json.dumps(value, indent=2).encode() + b"\n")
     return every
 

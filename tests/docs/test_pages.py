@@ -9,7 +9,7 @@ import yaml
 
 from bonsai_quant.core import errors
 from bonsai_quant.core.recipe import Override, Recipe
-from bonsai_quant.packs import manifest
+from bonsai_quant.packs import manifest, provenance_record, source_record
 from bonsai_quant.training.settings import CalibrationSettings, DistillationSettings
 from tests.docs.blocks import ROOT
 
@@ -51,8 +51,10 @@ def test_shipped_recipes():
 def test_manifest_keys():
     page = (DOCS / "reference" / "manifest.md").read_text()
     for name in re.findall(r"<!-- keys: (\w+) -->", page):
-        rows = {row[0].strip("`") for row in between("reference/manifest.md", f"keys: {name}")}
-        assert rows == set(getattr(manifest, name).model_fields), name
+        cells = [row[0] for row in between("reference/manifest.md", f"keys: {name}")]
+        rows = {key.strip("`") for cell in cells for key in cell.split(", ")}
+        kinds = [getattr(m, name, None) for m in (manifest, source_record, provenance_record)]
+        assert rows == set(next(k for k in kinds if k).model_fields), name
 
 
 def test_exit_codes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ from bonsai_quant.core.requirements import MLX_SINCE
 from bonsai_quant.core.version import TOOL
 from bonsai_quant.packs.formats import FORMATS
 from bonsai_quant.packs.manifest import Manifest
-from bonsai_quant.packs.rebuild import rebuild
+from bonsai_quant.packs.rebuild import needed_files, rebuild
+from bonsai_quant.packs.stages import sameness, stage_words
 from bonsai_quant.sources.license import OTHER, License
 
 from .records import Evidence, Score
@@ -58,7 +60,11 @@ def render_card(
         total=sum(f.size for f in manifest.files),
         parts=_parts(manifest),
         mlx_version=".".join(map(str, MLX_SINCE)),
-        rebuild=rebuild(manifest),
+        first=manifest.provenance.source if manifest.provenance else source,
+        stage_words=stage_words,
+        rebuild=_code(rebuild(manifest)),
+        needed_files=needed_files(manifest.provenance),
+        sameness=sameness(manifest.provenance),
     )
 
 
@@ -72,6 +78,14 @@ def _template() -> Template:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, newline_sequence="\n"
     )
     return environment.from_string(text)
+
+
+def _code(text: str) -> Any:
+    """A fenced block for a shell, as it is; "" for none. Its fence is longer than any in it."""
+    from markupsafe import Markup
+
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return Markup(f"{fence}bash\n{text}\n{fence}") if text else ""  # noqa: S704
 
 
 def _parts(manifest: Manifest) -> list[str]:

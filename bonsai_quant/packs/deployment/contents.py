@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bonsai_quant.core.schema import FileRecord
-from bonsai_quant.packs.manifest import SourceFileRecord
+from bonsai_quant.packs.source_record import SourceFileRecord
 from bonsai_quant.sources.components import CLASS, INDEX, ComponentFile, Components, TextEncoder
 from bonsai_quant.sources.shards import INDEX_SUFFIX
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bonsai_quant.core.schema import FileRecord
-from bonsai_quant.packs.manifest import SourceFileRecord
+from bonsai_quant.packs.source_record import SourceFileRecord
 from bonsai_quant.sources.components import ComponentFile
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.copy import copy_file

@@ -26,8 +26,9 @@ from bonsai_quant.storage.containers.layout import safetensors_layout
 from bonsai_quant.storage.journal import Journal
 from bonsai_quant.storage.staging import Staging, kept_for_resume
 from bonsai_quant.storage.writer import WeightFile
+from bonsai_quant.training.compute import compute_here
 from bonsai_quant.training.trajectories.denoiser import Denoiser, load_transformer, walk
-from bonsai_quant.training.trajectories.prompts import Prompts, choose_prompts
+from bonsai_quant.training.trajectories.prompts import Prompts, choose_prompts, prompts_record
 
 from .block_walk import Stream, blocks, first_streams, run_block
 from .job import CalibrationJob
@@ -54,6 +55,8 @@ def run(
         "source": {f.name: fs.sha256_file(f.path)[1] for f in job.plan.source.files},
         "prompts": {"number": len(prompts.used), "sha256": prompts.sha256},
         "seed": job.seed,
+        "n_prompts": job.n_prompts,
+        "at_once": job.at_once,
     }
     with Staging(job.out, overwrite=overwrite, resume=resume) as staging, kept_for_resume(staging):
         journal = Journal(staging, identity, resume=resume)
@@ -65,7 +68,14 @@ def run(
         finally:
             file.close()
             journal.close()
-        result = {"states": states, "size": size, "sha256": sha256, "files": [RECORD, MOMENTS]}
+        result = {
+            "prompts": prompts_record(prompts, job.prompts).model_dump(),
+            "compute": compute_here(),
+            "states": states,
+            "size": size,
+            "sha256": sha256,
+            "files": [RECORD, MOMENTS],
+        }
         record = CalibrationRecord.model_validate(identity | result)
         staging.write_file(RECORD, record.model_dump_json(indent=2).encode() + b"\n")
         staging.commit({MOMENTS, RECORD})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from bonsai_quant.packs.integrity import require_whole
 from bonsai_quant.packs.output import check_output
 from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.packs.read import Pack, open_pack
-from bonsai_quant.training.recipe import load_recovery, with_changes
+from bonsai_quant.training.recipe import load_recovery, recipe_record, with_changes
 from bonsai_quant.training.settings import DistillationSettings
 
 from .job import DistillationJob
@@ -30,7 +30,7 @@ SAVE_EVERY = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """out: a whole pipeline.  record: what distillation.json holds.
+    """out: a whole pipeline.  record: what distillation.json holds, but for its provenance.
 
     The record is None in the processes of torchrun that are not the first.
     """
@@ -103,7 +103,8 @@ def prepare(
         Path(f"{default_out(source, planned.info.mode)}-distilled") if out is None else Path(out)
     )
     first = None if start is None else _open_start(start, planned)
-    return DistillationJob(pipeline, planned, settings, prompts, seed, target, first)
+    named = recipe_record(recipe, replace(recovery, distillation=settings))
+    return DistillationJob(pipeline, planned, settings, prompts, seed, target, named, first)
 
 
 def _open_start(start: str | Path, planned: Plan) -> Pack:

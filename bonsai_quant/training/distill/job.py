@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bonsai_quant.conversion.plan import Plan
 from bonsai_quant.packs.pipeline import Pipeline
+from bonsai_quant.packs.provenance_record import RecipeRecord
 from bonsai_quant.packs.read import Pack
 from bonsai_quant.training.settings import DistillationSettings
 
@@ -16,6 +17,7 @@ class DistillationJob:
     """Which layers of which pipeline are trained, how, and where the result goes.
 
     start: where the student's weights come from, if not from the pipeline.
+    recipe: what a user gave or would have to give for these settings.
     """
 
     pipeline: Pipeline
@@ -24,6 +26,7 @@ class DistillationJob:
     prompts: str | None
     seed: int
     out: Path
+    recipe: RecipeRecord
     start: Pack | None = None
 
     @property

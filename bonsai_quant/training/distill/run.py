@@ -9,14 +9,18 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from bonsai_quant.conversion.provenance import KEY
 from bonsai_quant.core.memory import available
 from bonsai_quant.core.progress import Progress
 from bonsai_quant.core.schema import TensorSpec
 from bonsai_quant.core.version import __version__
 from bonsai_quant.packs.manifest import NAME
+from bonsai_quant.packs.provenance_record import PromptsRecord
+from bonsai_quant.quantization.bf16 import from_bf16
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.staging import Staging, kept_for_resume
-from bonsai_quant.training.trajectories.prompts import choose_prompts
+from bonsai_quant.training.source_weights import WeightErrors, as_weights
+from bonsai_quant.training.trajectories.prompts import choose_prompts, prompts_record
 from bonsai_quant.training.write_pipeline import write_pipeline
 
 from .distributed import ProcessGroup
@@ -24,6 +28,7 @@ from .job import DistillationJob
 from .latent_linear import latents
 from .load import load
 from .memory_need import check_room, needed
+from .provenance import provenance
 from .record import DistillationRecord
 from .run_files import RunFiles
 from .trainer import Trainer
@@ -63,12 +68,13 @@ def run(
         if resume:
             run_files.restore(trainer)
         train(trainer, validation, run_files, save_every, progress)
-        return _write(job, trainer, run_files, purpose)
+        return _write(job, trainer, run_files, purpose, prompts_record(prompts, job.prompts))
 
 
 def _write(
-    job: DistillationJob, trainer: Trainer, run_files: RunFiles, purpose: dict[str, Any]
-) -> DistillationRecord | None:
+    job: DistillationJob, trainer: Trainer, run_files: RunFiles, purpose: dict[str, Any],
+    prompts: PromptsRecord,
+) -> DistillationRecord | None:  # fmt: skip
     """Write OUT from the running mean of the weights, and let it appear."""
     with trainer.ema.swapped_in():
         names = dict(trainer.student.named_parameters())
@@ -88,17 +94,23 @@ def _write(
             "layers": len(list(latents(trainer.student))),
             "held_out": run_files.held_out.rows[-1],
         }
-        prefix = "transformer."
+        prefix, errors = "transformer.", WeightErrors()
         specs = [
             TensorSpec(n.removeprefix(prefix), "BF16", tuple(p.shape)) for n, p in names.items()
         ]
 
         def data(name: str) -> np.ndarray:
             stored: np.ndarray = trainer.stored_weight(prefix + name).view(torch.uint16).numpy()
+            if name in packed:
+                errors.add(packed[name].tensor.linear, as_weights(packed[name]), from_bf16(stored))
             return stored
 
+        def whole() -> dict[str, Any]:
+            return record | {KEY: provenance(job, record, prompts, errors, trainer.processes)}
+
+        packed = {t.tensor.name: t for t in job.plan.tensors if t.tensor.packed}
         files = write_pipeline(
-            run_files.staging, job.pipeline, specs, data, (RECORD, record), run_files.draw()
+            run_files.staging, job.pipeline, specs, data, (RECORD, whole), run_files.draw()
         )
     run_files.staging.commit(files)
     return cast(DistillationRecord, record)

@@ -10,15 +10,19 @@ import numpy as np
 
 from bonsai_quant.conversion.calibration_file import Calibration, open_calibration
 from bonsai_quant.conversion.plan import Plan, plan
+from bonsai_quant.conversion.provenance import KEY, calibration_stage, earlier
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE, default_out
 from bonsai_quant.core.errors import UsageError, unknown
 from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.schema import PlannedTensor, TensorSpec
+from bonsai_quant.core.version import __version__
 from bonsai_quant.packs.output import check_output
 from bonsai_quant.packs.pipeline import locate
+from bonsai_quant.packs.provenance import source_record
+from bonsai_quant.packs.provenance_record import FoldingStage, ProvenanceRecord
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.staging import Staging, kept_for_resume
-from bonsai_quant.storage.tensors import read_rows
+from bonsai_quant.training.source_weights import as_weights, read
 from bonsai_quant.training.write_pipeline import write_pipeline
 
 from .flux2_blocks import MOVES, Weights, fold_double, fold_single
@@ -80,12 +84,27 @@ def fold(
         },
         "moves": chosen,
         "calibration": known.sha256,
+        KEY: _provenance(work, known, chosen, digests).model_dump(mode="json"),
     }
     with Staging(target, overwrite=overwrite) as staging, kept_for_resume(staging):
         staging.commit(
-            write_pipeline(staging, pipeline, folding.specs, folding.data, (RECORD, record))
+            write_pipeline(staging, pipeline, folding.specs, folding.data, (RECORD, lambda: record))
         )
     return Folded(target, tuple(sorted(folding.changed)))
+
+
+def _provenance(
+    work: Plan, known: Calibration, moves: Sequence[str], digests: dict[str, str]
+) -> ProvenanceRecord:
+    before = earlier(work.source, digests)
+    return ProvenanceRecord(
+        source=before.source if before else source_record(work.source, digests, ()),
+        stages=[
+            *(before.stages if before else ()),
+            calibration_stage(known),
+            FoldingStage(version=__version__, moves=list(moves)),
+        ],
+    )
 
 
 class Folding:
@@ -125,7 +144,7 @@ class Folding:
     def _fold(self, block: str) -> Weights:
         inside = [n for n in self.changed if n.startswith(f"{block}.")]
         short = {n.removeprefix(f"{block}.").removesuffix(".weight"): n for n in inside}
-        weights = {s: as_weights(self.tensors[n]) for s, n in short.items()}
+        weights = {s: as_weights(self.tensors[n]).astype(np.float64) for s, n in short.items()}
 
         def spread(layer: str) -> np.ndarray:
             moments = self.calibration.hessian(f"{block}.{layer}").moments
@@ -135,18 +154,3 @@ class Folding:
         fold_block = fold_single if block.startswith("single") else fold_double
         folded = weights | fold_block(weights, spread, self.moves)
         return {short[s]: w for s, w in folded.items()}
-
-
-def as_weights(tensor: PlannedTensor) -> np.ndarray:
-    """[out, in] float64."""
-    from bonsai_quant.quantization.bf16 import as_float32, from_stored
-
-    dtype = tensor.pieces[0].stored.spec.dtype
-    return as_float32(from_stored(read(tensor), dtype)).astype(np.float64)
-
-
-def read(tensor: PlannedTensor) -> np.ndarray:
-    """A tensor's values as they are stored, put together from its pieces."""
-    pieces = sorted(tensor.pieces, key=lambda p: p.at)
-    rows = [read_rows(p.stored, p.start, p.stop) for p in pieces]
-    return np.concatenate(rows).reshape(tensor.tensor.shape)

@@ -15,6 +15,7 @@ from bonsai_quant.evaluation.scenes.grammar import meanings_of, phrasings, promp
 from bonsai_quant.evaluation.scenes.scene import Prompt
 from bonsai_quant.evaluation.scenes.world import CATEGORIES, World
 from bonsai_quant.packs.pipeline import Pipeline
+from bonsai_quant.packs.provenance_record import PromptsRecord
 from bonsai_quant.runners.picture_settings import NAME as BENCHMARK
 from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.runners.prompts import read_prompts
@@ -67,6 +68,12 @@ def choose_prompts(
     held = lines[HELD - 1 :: HELD][:MOST_HELD] or lines[-1:]
     kept = [line for line in lines if line not in set(held)]
     return Prompts(tuple(kept[:limit]), tuple(held))
+
+
+def prompts_record(prompts: Prompts, file: str | Path | None) -> PromptsRecord:
+    """What a record says of them. file: the user's list, if it was one."""
+    name = None if file is None else Path(file).name
+    return PromptsRecord(number=len(prompts.used), sha256=prompts.sha256, file=name)
 
 
 def training_captions(world: World, *, each: int = 600) -> list[str]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from time import monotonic
+from typing import Any, TextIO
 
 import click
 
-from bonsai_quant.cli.views.answer import Answer
+from bonsai_quant.cli.views.answer import Answer, Table
+from bonsai_quant.core import numbers
 from bonsai_quant.core.errors import EnvironmentFault
 from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.schema import SCHEMA_VERSION
 
 Command = Callable[..., Any]
+NOTICED_S = 1.0
+"""How long a command takes at least that says how long it took."""
 
 
 def common_options(command: Command) -> Command:
@@ -35,18 +39,44 @@ class Printer:
     """Prints an answer: text for people, or one JSON object."""
 
     def __init__(self, as_json: bool, quiet: bool) -> None:
-        self.as_json, self.quiet = as_json, quiet
+        self.as_json, self.quiet, self._began = as_json, quiet, monotonic()
 
-    def __call__(self, answer: Answer) -> None:
-        """Print one answer."""
+    def __call__(self, answer: Answer, *, next_step: str = "") -> None:
+        """Print one answer. next_step: the command to type now, which text ends with."""
         data = {"schema_version": SCHEMA_VERSION} | answer.data
         try:
-            if self.as_json or not self.quiet:
-                click.echo(json.dumps(data, indent=2) if self.as_json else answer.text)
+            if self.as_json:
+                click.echo(json.dumps(data, indent=2))
+            elif not self.quiet:
+                self._print_text([*answer.parts, *self._ending(next_step)])
         except OSError as e:
             raise EnvironmentFault(
                 f"the answer could not be printed: {e.strerror}", hint="the work itself is done"
             ) from e
+
+    def _print_text(self, parts: Sequence[str | Table]) -> None:
+        if sys.stdout.isatty():
+            from .terminal import rendered
+
+            click.echo(rendered(parts))
+        else:
+            click.echo("\n".join(p if isinstance(p, str) else p.text for p in parts))
+
+    def _ending(self, next_step: str) -> Iterator[str]:
+        """How long it took, if anybody had to wait, and what comes next."""
+        seconds = monotonic() - self._began
+        if seconds >= NOTICED_S:
+            yield f"took {numbers.duration(seconds)}"
+        if next_step:
+            yield f"next: {next_step}"
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Logs to what is stderr now: while a line moves there, messages are put above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def open_output(options: dict[str, Any]) -> Printer:
@@ -54,7 +84,8 @@ def open_output(options: dict[str, Any]) -> Printer:
     as_json, quiet = options.pop("as_json"), options.pop("quiet")
     verbose, _ = options.pop("verbose"), options.pop("debug")
     level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    handler = _StderrHandler(sys.stderr)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
     return Printer(as_json, quiet)
 
 

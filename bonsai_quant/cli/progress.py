@@ -100,7 +100,7 @@ class Display:
                 self._bar.remove_task(old)
             amount = total if work is None else work
             self._bar.add_task(
-                label, total=amount, items=0, of=total, unit=unit, note="",
+                label, total=amount, items=0, of=total, unit=unit, note="", at=self._clock(),
                 weighed=work is not None,
             )  # fmt: skip
 
@@ -109,6 +109,7 @@ class Display:
             task = self._task()
             if self._bar is not None and task is not None:
                 task.fields["items"] += n
+                task.fields["at"] = self._clock()
                 self._bar.advance(task.id, work if task.fields["weighed"] else n)
 
     def _note(self, text: str) -> None:

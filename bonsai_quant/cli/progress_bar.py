@@ -62,7 +62,7 @@ def sentence(task: Task) -> str:
     if task.fields["note"]:
         parts.append(task.fields["note"])
     parts.append(numbers.duration(task.elapsed or 0))
-    if (left := task.time_remaining) and not task.finished:
+    if (left := _left(task)) > 0:
         parts.append(f"about {numbers.duration(left)} left")
     return f"{task.description}: {', '.join(parts)}"
 
@@ -71,3 +71,10 @@ def _counted(done: int, of: int | None, unit: str) -> str:
     say = numbers.size if unit == "bytes" else numbers.count
     text = say(done) if of is None else f"{say(done)} of {say(of)}"
     return text if unit == "bytes" or not unit else f"{text} {unit}"
+
+
+def _left(task: Task) -> float:
+    """Seconds left by the rate so far; 0 when it is not known, or has proved wrong by now."""
+    if task.finished or not task.time_remaining:
+        return 0.0
+    return task.time_remaining - (task.get_time() - float(task.fields["at"]))

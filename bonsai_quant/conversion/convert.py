@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from bonsai_quant.core.errors import OutputExists
 from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.recipe import Recipe
 from bonsai_quant.core.schema import LayerStats, to_json
-from bonsai_quant.packs.deployment import Beside, Deployment
+from bonsai_quant.packs.deployment import Beside
 from bonsai_quant.packs.deployment.write import deploy
 from bonsai_quant.packs.formats import DEFAULT_FORMATS
 from bonsai_quant.packs.layers_csv import layers_csv
@@ -161,18 +161,12 @@ def write_packs(
                 provenance_of(plan, digests, stats),
             )
             beside = {
-                f: deploy(staging, f, d, threads=plan.threads, tell=_telling(f, d, progress))
+                f: deploy(staging, f, d, threads=plan.threads, progress=progress)
                 for f, d in plan.beside.items()
             }
             manifests = _finish(state.writers, provenance, beside, plan.threads, progress)
         staging.commit({f for n, m in manifests.items() for f in state.writers[n].written(m)})
     return Converted(out, manifests, stats)
-
-
-def _telling(name: str, beside: Deployment, progress: Progress) -> Callable[[int, int], None]:
-    """Progress of what stands beside the transformer in one format."""
-    progress.phase(f"writing {name}", beside.source_bytes, "bytes")
-    return lambda n_bytes, _: progress.advance(n_bytes)
 
 
 def _finish(

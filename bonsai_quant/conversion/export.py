@@ -63,7 +63,7 @@ def export(
             rounded = _copy(source, writer, workers, progress)
             beside = Beside()
             for deployment in others.values():
-                beside = deploy(staging, "", deployment, threads=workers, tell=lambda *_: None)
+                beside = deploy(staging, "", deployment, threads=workers, progress=progress)
             manifest = writer.finish(_provenance(source, rounded), beside)
         finally:
             writer.weights.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .errors import EnvironmentFault
+from .numbers import size
 
 
 def require(
@@ -13,18 +14,15 @@ def require(
     problem: str,
     hint: str,
     where: str = "",
-    digits: int = 1,
 ) -> None:
     """Refuse work that takes more bytes than are free, or than the user allows.
 
-    problem: the need in words, which the message begins with.  digits: of the gigabytes after it.
+    problem: the need in words, which the message begins with.
     """
     limit = free if allowed is None else min(free, allowed)
     if need > limit:
         word = "allowed" if limit == allowed else "free"
-        raise EnvironmentFault(
-            f"{problem}, and {limit / 1e9:.{digits}f} GB are {word}", where=where, hint=hint
-        )
+        raise EnvironmentFault(f"{problem}, and {size(limit)} are {word}", where=where, hint=hint)
 
 
 def room_for(n_bytes: int, subject: str) -> None:
@@ -32,7 +30,7 @@ def room_for(n_bytes: int, subject: str) -> None:
     require(
         n_bytes,
         available(),
-        problem=f"{subject} takes {n_bytes / 1e9:.1f} GB of memory",
+        problem=f"{subject} takes {size(n_bytes)} of memory",
         hint="close other programs, or use a larger machine",
     )
 

@@ -22,8 +22,8 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share with one decimal: 0.405 -> 40.5 %."""
-    return f"{100 * share:.1f} %"
+    """A share with one decimal, and no small one as nothing: 0.405 -> 40.5 %, 1e-5 -> < 0.1 %."""
+    return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
 def count(n: int) -> str:

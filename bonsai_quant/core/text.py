@@ -1,4 +1,4 @@
-"""Plain text for people: aligned columns, sizes, and names with the block number taken out."""
+"""Plain text for people: aligned columns, and names with the block number taken out."""
 
 from __future__ import annotations
 
@@ -23,11 +23,6 @@ def columns(rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> str:
         ]
         lines.append("  ".join(parts).rstrip())
     return "\n".join(lines)
-
-
-def megabytes(n: int) -> str:
-    """Decimal megabytes with one digit."""
-    return f"{n / 1e6:,.1f} MB"
 
 
 def grouped(tensors: Sequence[PlannedTensor]) -> list[tuple[str, int, str, str, str]]:

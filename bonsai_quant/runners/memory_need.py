@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bonsai_quant.core.memory import available, require
+from bonsai_quant.core.numbers import size
 from bonsai_quant.core.schema import PictureSettings
 from bonsai_quant.packs.pipeline import Pipeline
 
@@ -23,10 +24,9 @@ def check_memory(
         need,
         at_rest + available(),
         max_memory,
-        problem=f"about {need / 1e9:.2f} GB of memory are needed",
+        problem=f"about {size(need)} of memory are needed",
         where=pipeline.name,
         hint="give a smaller --size, close other programs, or use the binary pack",
-        digits=2,
     )
 
 

@@ -104,6 +104,18 @@ def test_the_time_left_does_not_count_the_warm_up(piped, clock):
     assert "2 of 4 steps, 50.0 %, 1:30, about 1:00 left" in stream.getvalue()
 
 
+def test_the_time_left_runs_down_and_is_not_shown_when_it_has_proved_wrong(piped, clock):
+    display, stream = piped
+    display.phase("writing", 100, "bytes")
+    display.advance(10)
+    clock.now += 10
+    display.advance(30)  # 3 bytes a second
+    after(display, clock, 6)
+    assert stream.getvalue().endswith("0:16, about 0:14 left\n")
+    after(display, clock, 14)
+    assert stream.getvalue().endswith("40.0 %, 0:30\n")
+
+
 def test_a_phase_without_a_total_shows_its_clock(piped, clock):
     display, stream = piped
     display.phase("loading the transformer")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bonsai_quant.conversion.convert import Converted
 from bonsai_quant.conversion.plan import Plan
 from bonsai_quant.conversion.planned_files import MEASURED
-from bonsai_quant.core.schema import PlannedTensor, to_json
-from bonsai_quant.core.text import columns, grouped, megabytes
+from bonsai_quant.core import numbers
+from bonsai_quant.core.schema import PackTensor, PlannedTensor, to_json
+from bonsai_quant.core.text import grouped
 from bonsai_quant.packs import whitepaper as published
 from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.packs.provenance import lora_record
 
-from .answer import Answer
+from .answer import Answer, Table
 
 
 def planned(plan: Plan) -> Answer:
@@ -22,31 +24,48 @@ def planned(plan: Plan) -> Answer:
     info = plan.info
     head = [
         ("source", f"{plan.source.place}: {info.base}, {plan.source.model.reason}"),
-        ("packed", f"{len(info.packed)} layers, {sum(t.size for t in info.packed):,} weights"),
-        ("kept", f"{len(info.kept)} tensors, {sum(t.size for t in info.kept):,} weights"),
-        ("reads", f"{plan.source_bytes:,} bytes"),
-        ("writes", f"{plan.output_bytes:,} bytes, and {', '.join(MEASURED)} per format"),
-        ("memory", f"at most {megabytes(plan.memory_bytes)} with {plan.threads} threads"),
+        (
+            "packed",
+            f"{len(info.packed)} layers, {_weights(info.packed)}",
+        ),
+        (
+            "kept",
+            f"{len(info.kept)} tensors, {_weights(info.kept)}",
+        ),
+        ("reads", numbers.size(plan.source_bytes)),
+        ("writes", f"{numbers.size(plan.output_bytes)}, and {', '.join(MEASURED)} per format"),
+        ("memory", f"at most {numbers.size(plan.memory_bytes)} with {plan.threads} threads"),
     ]
     head[1:1] = [("lora", f"{a.path}: {a.summary()}") for a in plan.loras]
     if plan.child_bytes:
-        head.append(("", f"about {megabytes(plan.child_bytes)} in a process of hqq's own"))
+        head.append(("", f"about {numbers.size(plan.child_bytes)} in a process of hqq's own"))
     settings = [(f"  {s.name}", s.value, f"({s.origin})") for s in plan.settings]
     fates = [("  tensor", "n", "shape", "becomes")]
     fates += [(f"  {name}", str(n), shape, act) for name, n, shape, act, _ in grouped(plan.tensors)]
-    files = [
-        (f"  {f.format}/{f.path}", f"{'' if f.exact else 'about '}{f.size:,} bytes")
+    files = [("  file", "bytes", "")]
+    files += [
+        (f"  {f.format}/{f.path}", numbers.count(f.size), "" if f.exact else "about")
         for f in plan.files
         if f.size
     ]
-    parts = [columns(head), "\nsettings", columns(settings), "", columns(fates, (1,))]
-    parts += ["\nfiles", columns(files, (1,)), *_beside_published(plan)]
-    return Answer("\n".join(parts), _plan_data(plan))
+    parts: list[str | Table] = [
+        Table(head),
+        "\nsettings",
+        Table(settings),
+        "",
+        Table(fates, (1,)),
+        "",
+    ]
+    return Answer([*parts, Table(files, (1,)), *_beside_published(plan)], _plan_data(plan))
 
 
-def _beside_published(plan: Plan) -> list[str]:
+def _weights(tensors: Sequence[PackTensor]) -> str:
+    return f"{numbers.count(sum(t.size for t in tensors))} weights"
+
+
+def _beside_published(plan: Plan) -> list[str | Table]:
     """Whole deployments of Klein 4B beside those of the whitepaper."""
-    blocks = []
+    blocks: list[str | Table] = []
     for name in plan.beside if plan.info.base == published.BASE else ():
         sizes = [(f.path, f.size) for f in plan.files if f.format == name]
         rows = [(f"  {name}", "GB", "published")]
@@ -54,7 +73,7 @@ def _beside_published(plan: Plan) -> list[str]:
             (f"  {part}", f"{size / 1e9:.3f}", "" if theirs is None else f"{theirs:.2f}")
             for part, size, theirs in published.beside_published(plan.info.mode, name, sizes)
         ]
-        blocks.append("\n" + columns(rows, (1, 2)))
+        blocks += ["", Table(rows, (1, 2))]
     return blocks
 
 
@@ -101,7 +120,7 @@ def explained(planned: PlannedTensor) -> Answer:
         for d in planned.deltas
     ]
     added = [{"file": str(d.lora), "rank": d.rank, "factor": d.factor} for d in planned.deltas]
-    return Answer(columns(rows), to_json(t) | {"rule": planned.rule, "lora": added})
+    return Answer([Table(rows)], to_json(t) | {"rule": planned.rule, "lora": added})
 
 
 def converted(result: Converted) -> Answer:
@@ -111,15 +130,15 @@ def converted(result: Converted) -> Answer:
     rows = [
         (
             f"  {result.out / name}",
-            megabytes(sum(f.size for f in m.files)),
+            numbers.size(sum(f.size for f in m.files)),
             f"{m.bits_per_weight:g} bits per packed weight",
         )
         for name, m in result.manifests.items()
     ]
-    text = [
+    text: list[str | Table] = [
         f"{first.base}, {first.mode}: {first.counts.packed} layers packed, "
         f"{first.counts.kept} tensors kept",
-        columns(rows, (1,)),
+        Table(rows, (1,)),
     ]
     text += [
         f"lora {a.name}: {a.modules} of {a.modules + a.ignored} modules matched, scale {a.scale:g}"
@@ -135,14 +154,14 @@ def converted(result: Converted) -> Answer:
             text.append(f"{measured.kept_inexact} kept values were rounded to fp16 and bf16's grid")
     data = {n: m.model_dump(mode="json") for n, m in result.manifests.items()}
     return Answer(
-        "\n".join(text),
+        text,
         {"out": str(result.out), "manifests": data, "layers": [to_json(s) for s in result.layers]},
     )
 
 
 def exported(out: Path, manifest: Manifest) -> Answer:
     """What an export wrote."""
-    size = megabytes(sum(f.size for f in manifest.files))
+    size = numbers.size(sum(f.size for f in manifest.files))
     return Answer(
         f"{out}: {manifest.format}, {manifest.mode}, {size}",
         {"out": str(out), "manifest": manifest.model_dump(mode="json")},

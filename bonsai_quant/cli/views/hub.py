@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bonsai_quant.core.text import columns, megabytes
+from bonsai_quant.core import numbers
 from bonsai_quant.hub.client import page_of
 from bonsai_quant.publishing.publish import Publication, Published
 from bonsai_quant.publishing.pull import Pulled
 
-from .answer import Answer
+from .answer import Answer, Table
 
 SHOWN = 10
 """Files left behind that are named one by one."""
@@ -17,7 +17,7 @@ SHOWN = 10
 
 def listed(publication: Publication) -> Answer:
     """What would be sent, and the card as it would read."""
-    text = [
+    text: list[str | Table] = [
         f"{publication.repo} would get",
         _files(publication),
         *_left_out(publication),
@@ -25,7 +25,7 @@ def listed(publication: Publication) -> Answer:
         "README.md:",
         publication.card,
     ]
-    return Answer("\n".join(text), _data(publication) | {"card": publication.card})
+    return Answer(text, _data(publication) | {"card": publication.card})
 
 
 def published(result: Published) -> Answer:
@@ -39,7 +39,7 @@ def published(result: Published) -> Answer:
             if result.ref
             else []
         ),
-        f"{len(publication.files)} files, {megabytes(publication.size)}, "
+        f"{len(publication.files)} files, {numbers.size(publication.size)}, "
         "each compared with what the Hub holds",
         *_left_out(publication),
     ]
@@ -57,7 +57,7 @@ def pulled(result: Pulled) -> Answer:
     m = result.manifest
     kind = f"{m.mode} {m.format} pack of {m.base}" if m else "files of another program's pack"
     text = [
-        f"{result.out}: {kind}, {result.files} files, {megabytes(result.size)}",
+        f"{result.out}: {kind}, {result.files} files, {numbers.size(result.size)}",
         f"from {result.repo} at commit {result.commit}; every file has its announced hash",
         f"next: bonsai-quant verify {result.out}",
     ]
@@ -72,9 +72,9 @@ def pulled(result: Pulled) -> Answer:
     return Answer("\n".join(text), data)
 
 
-def _files(publication: Publication) -> str:
-    rows = [(f"  {f.path}", f"{f.size:,} bytes", f.sha256[:16]) for f in publication.files]
-    return columns([*rows, ("  in all", f"{publication.size:,} bytes")], (1,))
+def _files(publication: Publication) -> Table:
+    rows = [(f"  {f.path}", numbers.size(f.size), f.sha256[:16]) for f in publication.files]
+    return Table([*rows, ("  in all", numbers.size(publication.size))], (1,))
 
 
 def _left_out(publication: Publication) -> list[str]:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from bonsai_quant.cli.doctor import Finding
+from bonsai_quant.core.numbers import count, percent, size
 from bonsai_quant.core.schema import to_json
-from bonsai_quant.core.text import columns
 from bonsai_quant.packs.diff import PackDiff, worst, worst_kept
 from bonsai_quant.packs.inspect import Inspection
 from bonsai_quant.publishing.report import Report
 from bonsai_quant.publishing.report.make import as_data
 from bonsai_quant.verification.verify import Verdict
 
-from .answer import MARKS, Answer
+from .answer import MARKS, Answer, Table
 
 
 def inspected(inspections: Sequence[Inspection], tensors: bool) -> Answer:
     """What is in a file or folder."""
-    blocks = []
+    blocks: list[str | Table] = []
     for i in inspections:
-        rows = [(i.kind, i.path), *((f"  {k}", v) for k, v in i.facts)]
+        rows = [(i.kind, i.path), *((f"  {k}", _readable(v)) for k, v in i.facts)]
         if tensors:
             rows += [(f"  {s.name}", f"{s.dtype} {list(s.shape)}") for s in i.tensors]
-        blocks.append(columns(rows))
+        blocks += [*([""] if blocks else []), Table(rows)]
     data = [
         {
             "path": str(i.path),
@@ -33,7 +34,13 @@ def inspected(inspections: Sequence[Inspection], tensors: bool) -> Answer:
         }
         for i in inspections
     ]
-    return Answer("\n\n".join(blocks), {"found": data})
+    return Answer(blocks, {"found": data})
+
+
+def _readable(fact: str) -> str:
+    """A fact with its bytes as a size, and its weights with commas; --json has it to the byte."""
+    fact = re.sub(r"\b(\d+) bytes", lambda m: size(int(m[1])), fact)
+    return re.sub(r"\b(\d+) weights", lambda m: f"{count(int(m[1]))} weights", fact)
 
 
 def verified(verdict: Verdict) -> Answer:
@@ -42,7 +49,7 @@ def verified(verdict: Verdict) -> Answer:
     counts = {s: sum(c.status == s for c in verdict.checks) for s in MARKS}
     last = f"{counts['passed']} passed, {counts['failed']} failed, {counts['not run']} not run"
     return Answer(
-        f"{columns(rows)}\n{last}",
+        [Table(rows), last],
         {
             "failed": verdict.failed,
             "counts": counts,
@@ -54,11 +61,11 @@ def verified(verdict: Verdict) -> Answer:
 def compared(result: PackDiff, top: int) -> Answer:
     """How two packs differ."""
     changed = [d for d in result.layers if not d.same]
-    lines = [f"{k}: {a} | {b}" for k, a, b in result.settings]
+    lines: list[str | Table] = [f"{k}: {a} | {b}" for k, a, b in result.settings]
     lines += [f"only in {result.a}: {n}" for n in result.only_a]
     lines += [f"only in {result.b}: {n}" for n in result.only_b]
     lines.append(
-        f"{len(changed)} of {len(result.layers)} tensors differ"
+        f"{count(len(changed))} of {count(len(result.layers))} tensors differ"
         if changed
         else f"the weights of all {len(result.layers)} common tensors are the same"
     )
@@ -67,21 +74,21 @@ def compared(result: PackDiff, top: int) -> Answer:
         rows = [("flipped", "share", "sign flips", "scale drift", "tensor")]
         rows += [
             (
-                f"{d.flipped:,}",
-                f"{d.flipped / d.size:.3%}",
-                f"{d.sign_flips:,}",
-                f"{d.scale_drift:.3%}",
+                count(d.flipped),
+                percent(d.flipped / d.size),
+                count(d.sign_flips),
+                percent(d.scale_drift),
                 d.name,
             )
             for d in packed
         ]
-        lines.append(columns(rows, (0, 1, 2, 3)))
+        lines.append(Table(rows, (0, 1, 2, 3)))
     if kept:
-        changes = [(f"{d.kept_changed:,}", f"{d.kept_changed / d.size:.3%}", d.name) for d in kept]
-        head = ("values changed", "share", "tensor that is not packed")
-        lines.append(columns([head, *changes], (0, 1)))
+        values = [("values changed", "share", "tensor that is not packed")]
+        values += [(count(d.kept_changed), percent(d.kept_changed / d.size), d.name) for d in kept]
+        lines.append(Table(values, (0, 1)))
     return Answer(
-        "\n".join(lines),
+        lines,
         {
             "same": result.same,
             "settings": [list(s) for s in result.settings],
@@ -96,7 +103,7 @@ def diagnosed(findings: Sequence[Finding]) -> Answer:
     """What works on this machine."""
     marks = {True: "ok", False: "missing", None: "?"}
     rows = [(marks[f.works], f.part, f.detail, f.hint) for f in findings]
-    return Answer(columns(rows), {"findings": [to_json(f) for f in findings]})
+    return Answer([Table(rows)], {"findings": [to_json(f) for f in findings]})
 
 
 def reported(result: Report) -> Answer:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-
 from bonsai_quant.cli.demo import Demo, Pictures
+from bonsai_quant.core import numbers
 from bonsai_quant.core.schema import to_json
-from bonsai_quant.core.text import columns, megabytes
 from bonsai_quant.evaluation.score import Scored
 from bonsai_quant.runners.generate import Generated
 
 from . import score as scoreboard
-from .answer import Answer
+from .answer import Answer, Table
 from .conversion import converted, planned
 from .packs import compared, inspected, verified
 
@@ -59,23 +57,22 @@ def generated(result: Generated) -> Answer:
     """Where the pictures are, and what making them took."""
     files = [(str(p.path), f"seed {p.seed}", p.prompt) for p in result.pictures[:SHOWN]]
     last, n = result.pictures[-1].path, len(result.pictures)
-    blocks = [columns(files)]
+    blocks: list[str | Table] = [Table(files)]
     if n > SHOWN:
         blocks.append(f"and {n - SHOWN} more, up to {last}")
-    blocks += ["", _work(result), "", f"next: bonsai-quant inspect {shlex.quote(str(last))}"]
-    return Answer("\n".join(blocks), to_json(result))
+    return Answer([*blocks, "", *_work(result)], to_json(result))
 
 
-def _work(result: Generated) -> str:
+def _work(result: Generated) -> list[str | Table]:
     """Time and memory of what was painted now."""
     painted = len(result.pictures) - result.kept
     kept = f"; {result.kept} were there" if result.kept else ""
     if not painted:
-        return f"nothing to paint{kept}"
+        return [f"nothing to paint{kept}"]
     seconds = sum(s.seconds for s in result.stages)
-    stages = [(s.name, f"{s.seconds:.1f} s", megabytes(s.peak_bytes)) for s in result.stages]
-    return (
+    stages = [(s.name, f"{s.seconds:.1f} s", numbers.size(s.peak_bytes)) for s in result.stages]
+    return [
         f"{painted} picture{'s' * (painted > 1)} in {seconds:.1f} s by {result.runner}{kept}; "
-        f"memory at most, {megabytes(result.at_rest)} of it before loading\n"
-        f"{columns(stages, (1, 2))}"
-    )
+        f"memory at most, {numbers.size(result.at_rest)} of it before loading",
+        Table(stages, (1, 2)),
+    ]

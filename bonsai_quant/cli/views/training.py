@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bonsai_quant.core.text import columns
+from bonsai_quant.core import numbers
 from bonsai_quant.training.calibrate import Calibrated
 from bonsai_quant.training.distill import Distilled
 from bonsai_quant.training.fold import Folded
 
-from .answer import Answer
+from .answer import Answer, Table
 
 
 def calibrated(result: Calibrated) -> Answer:
@@ -16,7 +16,7 @@ def calibrated(result: Calibrated) -> Answer:
     behind = f"behind {r.mode} layers by {r.solver}" if r.solver else "in full precision"
     lines = [
         f"{result.out}: inputs of {len(r.inputs)} layers, {behind}",
-        f"{r.states} states of {r.prompts.number} prompts, {r.size:,} bytes",
+        f"{r.states} states of {r.prompts.number} prompts, {numbers.size(r.size)}",
         f"use it with: bonsai-quant convert ... --solver {r.solver or 'gptq'} "
         f"--calibration {result.out}",
     ]
@@ -32,10 +32,10 @@ def folded(result: Folded) -> Answer:
 def training_memory(parts: dict[str, int], devices: int) -> Answer:
     """What each of some GPUs would hold."""
     total = sum(parts.values())
-    rows = [(f"  {name}", f"{n / 1e9:.2f} GB") for name, n in parts.items()]
-    head = f"{total / 1e9:.1f} GB on each of {devices} GPU{'s' * (devices > 1)}"
+    rows = [(f"  {name}", numbers.size(n)) for name, n in parts.items()]
+    head = f"{numbers.size(total)} on each of {devices} GPU{'s' * (devices > 1)}"
     data = {"devices": devices, "bytes": total, "parts": parts}
-    return Answer("\n".join([head, columns(rows, (1,))]), data)
+    return Answer([head, Table(rows, (1,))], data)
 
 
 def distilled(result: Distilled) -> Answer:

@@ -63,11 +63,11 @@ def write(
     relative: str,
     encoder: TextEncoder,
     threads: int,
-    progress: Callable[[int, int], None],
+    tell: Callable[[int], None],
 ) -> tuple[FileRecord, dict[Path, str]]:
     """Read every weight file once, from front to back; -> the new file, and sha256 of those read.
 
-    progress: called with bytes read and tensors finished.
+    tell: called with bytes read.
     """
     file = WeightFile(staging, relative, layout(encoder), resume=False)
     digests = {}
@@ -75,7 +75,7 @@ def write(
         with Pool(threads) as pool:
             for path in encoder.files:
                 hasher = hashlib.sha256()
-                for data, work in _read(path, encoder, file, progress):
+                for data, work in _read(path, encoder, file, tell):
                     # One hashing thread: the order of submission is the order of the bytes.
                     pool.submit(hasher.update, data.data.cast("B"), hashing=True)
                     pool.submit(work, data)
@@ -91,7 +91,7 @@ Work = Callable[[np.ndarray], None]
 
 
 def _read(
-    path: Path, encoder: TextEncoder, file: WeightFile, progress: Callable[[int, int], None]
+    path: Path, encoder: TextEncoder, file: WeightFile, tell: Callable[[int], None]
 ) -> Iterator[tuple[np.ndarray, Work]]:
     """Every byte of a file, in order, each block with what is to be done with it."""
     expected = {t.spec.name: t for t in (*encoder.tensors, *encoder.unused) if t.path == path}
@@ -103,7 +103,7 @@ def _read(
             raise fs.changed(path)
         yield np.frombuffer(fs.pread(fd, header.data_start, 0, path), np.uint8), _nothing
         for stored in header.tensors:
-            tensor = None if stored.spec.name in unused else _Tensor(stored, file, progress)
+            tensor = None if stored.spec.name in unused else _Tensor(stored, file, tell)
             for row, data in _blocks(stored, fd):
                 yield data, _nothing if tensor is None else tensor.at(row)
         if fs.identity(os.fstat(fd)) != fs.identity(info):
@@ -131,10 +131,8 @@ def _blocks(stored: StoredTensor, fd: int) -> Iterator[tuple[int, np.ndarray]]:
 class _Tensor:
     """Collects the blocks of one tensor, from any thread, and writes it when it is whole."""
 
-    def __init__(
-        self, stored: StoredTensor, file: WeightFile, progress: Callable[[int, int], None]
-    ) -> None:
-        self.stored, self.file, self.progress = stored, file, progress
+    def __init__(self, stored: StoredTensor, file: WeightFile, tell: Callable[[int], None]) -> None:
+        self.stored, self.file, self.tell = stored, file, tell
         self.missing = stored.spec.shape[0] if len(stored.spec.shape) == 2 else 1
         self.arrays: tuple[np.ndarray, ...] = ()
         self.lock = threading.Lock()
@@ -166,7 +164,7 @@ class _Tensor:
             done = not self.missing
         if done:
             self._finish()
-        self.progress(data.nbytes, int(done))
+        self.tell(data.nbytes)
 
     def _finish(self) -> None:
         # What is done must not stay in memory.

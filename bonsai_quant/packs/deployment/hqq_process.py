@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bonsai_quant.core.child_process import ChildFailed, ask
 from bonsai_quant.core.errors import EnvironmentFault
+from bonsai_quant.core.numbers import size
 from bonsai_quant.core.requirements import install
 from bonsai_quant.sources.components import TextEncoder
 from bonsai_quant.storage.copy import settle
@@ -41,8 +42,8 @@ def child_bytes(encoder: TextEncoder) -> int:
 def make(staging: Staging, relative: str, encoder: TextEncoder) -> Made:
     """Let a child write the file at `relative`, and read it back."""
     log.info(
-        "%s: made by hqq in a process of its own, in about %.1f GB of memory",
-        relative, child_bytes(encoder) / 1e9,
+        "%s: made by hqq in a process of its own, in about %s of memory",
+        relative, size(child_bytes(encoder)),
     )  # fmt: skip
     if encoder.stored_bytes > LONG and not Path("/proc/driver/nvidia/version").exists():
         log.warning(

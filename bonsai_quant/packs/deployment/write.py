@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bonsai_quant.core.progress import Progress
 from bonsai_quant.core.schema import FileRecord
 from bonsai_quant.packs.source_record import SourceFileRecord
 from bonsai_quant.sources.components import ComponentFile
@@ -16,22 +16,24 @@ from bonsai_quant.storage.staging import Staging
 from . import affine, hqq_process
 from .contents import Beside, Deployment, Quantized
 
-Tell = Callable[[int, int], None]
-"""Called with bytes read and tensors finished."""
-
 
 def deploy(
-    staging: Staging, folder: str, deployment: Deployment, *, threads: int, tell: Tell
+    staging: Staging, folder: str, deployment: Deployment, *, threads: int, progress: Progress
 ) -> Beside:
     """Write a deployment into a folder of the output ("" for the output itself)."""
     work = _Work(staging, f"{folder}/" if folder else "")
+    progress.phase(
+        f"writing {folder}".rstrip(),
+        sum(f.size for f in deployment.copies.values()),
+        "bytes",
+    )
     for path, file in sorted(deployment.copies.items()):
         work.copy(path, file)
-        tell(file.size, 0)
+        progress.advance(file.size)
     for path, data in sorted(deployment.small.items()):
         work.small(path, data)
     if deployment.encoder is not None:
-        work.encoder(deployment.encoder, threads, tell)
+        work.encoder(deployment.encoder, threads, progress)
     return Beside(tuple(work.files), tuple(work.read[name] for name in sorted(work.read)))
 
 
@@ -51,24 +53,25 @@ class _Work:
         self.staging.write_file(self.prefix + path, data)
         self.files.append(FileRecord(path, len(data), hashlib.sha256(data).hexdigest()))
 
-    def encoder(self, quantized: Quantized, threads: int, tell: Tell) -> None:
+    def encoder(self, quantized: Quantized, threads: int, progress: Progress) -> None:
         if quantized.by == "hqq":
-            self._by_hqq(quantized, tell)
+            progress.phase("quantizing the text encoder with hqq")
+            self._by_hqq(quantized)
             return
+        progress.phase("quantizing the text encoder", sum(f.size for f in quantized.files), "bytes")
         record, digests = affine.write(
-            self.staging, self.prefix + quantized.path, quantized.encoder, threads, tell
+            self.staging, self.prefix + quantized.path, quantized.encoder, threads, progress.advance
         )
         for file in quantized.files:
             self._note(file, digests.get(file.path) or fs.sha256_file(file.path)[1])
         self.files.append(FileRecord(quantized.path, record.size, record.sha256))
 
-    def _by_hqq(self, quantized: Quantized, tell: Tell) -> None:
+    def _by_hqq(self, quantized: Quantized) -> None:
         for file in quantized.files:
             self._note(file, fs.sha256_file(file.path)[1])
         result = hqq_process.make(self.staging, self.prefix + quantized.path, quantized.encoder)
         self.files.append(FileRecord(quantized.path, result.size, result.sha256))
         self.small(f"{quantized.folder}/config.json", result.config)
-        tell(sum(f.size for f in quantized.files), len(quantized.encoder.tensors))
 
     def _note(self, file: ComponentFile, sha256: str) -> None:
         """Check a file that was read whole, and note its hash."""

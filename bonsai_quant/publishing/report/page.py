@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bonsai_quant.core.text import megabytes
+from bonsai_quant.core import numbers
 from bonsai_quant.core.version import TOOL, __version__
 from bonsai_quant.packs.whitepaper import transformer_size
 from bonsai_quant.runners.png import encode_png
@@ -58,7 +58,7 @@ def _sizes(pack: PackReport) -> list[dict[str, str]]:
     base = dict(pack.facts).get("base", "")
     published = {name: transformer_size(base, pack.mode, name) for name, _, _ in pack.sizes}
     return [
-        {"format": name, "file": megabytes(size), "data": megabytes(data),
+        {"format": name, "file": numbers.size(size), "data": numbers.size(data),
          "whitepaper": f"{published[name]:g} GB" if published[name] else ""}
         for name, size, data in pack.sizes
     ]  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bonsai_quant.core.memory import require
+from bonsai_quant.core.numbers import size
 from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.runners.sampling import PIXELS
 
@@ -42,11 +43,11 @@ def needed(job: DistillationJob, processes: int, *, half: bool) -> dict[str, int
 def check_room(parts: Mapping[str, int], free: int, where: str) -> None:
     """Refuse what cannot fit."""
     need, most = sum(parts.values()), max(parts, key=lambda p: parts[p])
-    gigabytes = f"about {need / 1e9:.1f} GB are needed on each device"
+    problem = f"about {size(need)} are needed on each device ({most}: {size(parts[most])})"
     require(
         need,
         free,
-        problem=f"{gigabytes} ({most}: {parts[most] / 1e9:.1f})",
+        problem=problem,
         where=where,
         hint="start more processes with torchrun, or lower at_once in the recipe",
     )

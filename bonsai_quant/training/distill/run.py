@@ -11,6 +11,7 @@ import torch
 
 from bonsai_quant.conversion.provenance import KEY
 from bonsai_quant.core.memory import available
+from bonsai_quant.core.numbers import size
 from bonsai_quant.core.progress import Progress
 from bonsai_quant.core.schema import TensorSpec
 from bonsai_quant.core.version import __version__
@@ -122,7 +123,7 @@ def _check_memory(job: DistillationJob, processes: ProcessGroup, max_memory: int
     parts = needed(job, processes.size, half=on_gpu)
     if processes.first:
         for name, n in parts.items():
-            log.info("%8.3f GB  %s", n / 1e9, name)
-        log.info("%8.3f GB  on each of %d devices", sum(parts.values()) / 1e9, processes.size)
+            log.info("%s  %s", size(n), name)
+        log.info("%s  on each of %d devices", size(sum(parts.values())), processes.size)
     free = int(torch.cuda.mem_get_info()[0]) if on_gpu else available() // processes.size
     check_room(parts, min(free, max_memory or free), job.pipeline.name)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bonsai_quant.core.errors import BonsaiError
+from bonsai_quant.core.numbers import size
 from bonsai_quant.packs.find import PackFolder
 from bonsai_quant.packs.foreign_manifest import listed_files, wrong_file
 from bonsai_quant.packs.integrity import wrong_files
@@ -36,7 +37,7 @@ def check_folder(folder: PackFolder) -> Check:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         return Check("file", name, "failed", problems[0] + more)
     total = sum(f.size for f in manifest.files)
-    return Check("file", name, "passed", f"{len(manifest.files)} files, {total} bytes")
+    return Check("file", name, "passed", f"{len(manifest.files)} files, {size(total)}")
 
 
 def _check_listed(folder: Path, manifest: Mapping[str, Any], weights: Path | None) -> Check:

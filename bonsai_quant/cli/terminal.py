@@ -1,0 +1,53 @@
+"""Answers on a terminal: tables as wide as it is, and colour beside words that say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bonsai_quant.core.errors import printable
+
+from .views.answer import Table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+STYLES = {
+    "passed": "green", "ok": "green", "FAILED": "bold red", "missing": "yellow",
+    "not run": "yellow", "?": "yellow",
+}  # fmt: skip
+"""Words that stand alone in a cell. Nothing is said by colour alone."""
+LEAST = 20
+"""Columns that the widest cell keeps; below this the others fold, too."""
+GAP = 2
+
+
+def rendered(parts: Sequence[str | Table]) -> str:
+    """The parts as the terminal of stdout shows them. NO_COLOR is followed."""
+    from rich.console import Console
+
+    console = Console(force_terminal=True, highlight=False, markup=False, emoji=False)
+    with console.capture() as capture:
+        for part in parts:
+            console.print(_table(part, console.width) if isinstance(part, Table) else part)
+    return capture.get().rstrip("\n")
+
+
+def _table(table: Table, width: int) -> RenderableType:
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    rows = [[printable(c) for c in row] for row in table.rows]
+    n = max(map(len, rows), default=0)
+    widths = [max((len(r[i]) for r in rows if i < len(r)), default=0) for i in range(n)]
+    widest = max(range(n), key=lambda i: widths[i], default=0)
+    others = sum(w + GAP for i, w in enumerate(widths) if i != widest)
+    grid = Grid.grid(padding=(0, GAP, 0, 0), pad_edge=False)
+    for i in range(n):
+        keep = i != widest and others + LEAST <= width
+        grid.add_column(
+            justify="right" if i in table.right else "left", overflow="fold", no_wrap=keep
+        )
+    for row in rows:
+        grid.add_row(*(Text(c, style=STYLES.get(c, "")) for c in row))
+    return grid

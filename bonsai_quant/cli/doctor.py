@@ -2,86 +2,124 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from bonsai_quant.core.numbers import size
 from bonsai_quant.core.requirements import (
     HQQ,
     LOOK,
     MLX,
     RUN,
+    TRAIN,
     install,
     installed,
     missing,
     mlx_is_new,
 )
+from bonsai_quant.hub.client import token
+from bonsai_quant.hub.listing import cache_folder
+
+from . import machine
+
+PACKS_OF_KLEIN = 4_200_000_000
+"""Bytes of the transformer of Klein 4B in three formats, with room for one of them beside."""
+MEMORY_OF_KLEIN = 2_000_000_000
+"""Bytes of a machine that converts Klein 4B: 1 GB for it, and the system's own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One part. works: True, False, or None when it cannot be told.  hint: what to install."""
+    """One part. works: True, False, or None where nothing is wrong and nothing is there.
+
+    use: what it is for.  hint: the command that installs or mends it.
+    """
 
     part: str
     works: bool | None
     detail: str
     hint: str = ""
+    use: str = ""
 
 
 def doctor() -> tuple[Finding, ...]:
     """Look at the packages and the machine; imports nothing heavy, opens no connection."""
     return (
-        Finding(
-            "convert, export, verify (file, codes)", True, f"Python {platform.python_version()}"
-        ),
+        Finding("core", True, f"Python {platform.python_version()}", use="convert, verify, export"),
+        _needs("run", (*RUN, *LOOK), "generate, score"),
+        _needs("train", (*RUN, *TRAIN), "calibrate, distill, recover"),
         _mlx(),
         _gemlite(),
-        _needs("convert: the text encoder of gemlite packs in 4 bits", HQQ, "gemlite"),
-        _needs("runner torch: generate, score, verify (step, image)", (*RUN, *LOOK), "run"),
+        _needs("hqq", HQQ, "text encoders of gemlite packs in 4 bits", extra="gemlite"),
+        Finding("processor", True, machine.processor()),
         _memory(),
+        _gpu(),
+        _login(),
+        _cache(),
         _disk(),
     )
 
 
-def _needs(part: str, packages: tuple[str, ...], extra: str) -> Finding:
+def _needs(part: str, packages: tuple[str, ...], use: str, *, extra: str = "") -> Finding:
     if problem := missing(packages):
-        return Finding(part, False, problem, install(extra))
-    return Finding(part, True, ", ".join(f"{p} {installed(p)}" for p in packages))
+        return Finding(part, False, problem, install(extra or part), use)
+    versions = ", ".join(f"{p} {installed(p)}" for p in dict.fromkeys(packages))
+    return Finding(part, True, versions, use=use)
 
 
 def _mlx() -> Finding:
-    finding = _needs("runner mlx, verify --level kernel on mlx packs", (*MLX, *LOOK), "mlx")
+    finding = _needs("mlx", (*MLX, *LOOK), "generate on Apple silicon, kernels of mlx packs")
     version = installed("mlx")
     if version and not mlx_is_new(version):
-        return Finding(finding.part, False, f"mlx {version}: aborts on 1-bit packs", install("mlx"))
+        why = f"mlx {version}: aborts on 1-bit packs"
+        return Finding("mlx", False, why, install("mlx"), finding.use)
     return finding
 
 
 def _gemlite() -> Finding:
-    finding = _needs(
-        "verify --level kernel on gemlite packs", ("torch", "triton", "gemlite"), "gemlite"
-    )
+    packages = ("torch", "triton", "gemlite")
+    finding = _needs("gemlite", packages, "kernels of gemlite packs")
     if not finding.works:
         return finding
     gpu = Path("/proc/driver/nvidia/version").exists()
     how = "on the GPU" if gpu else "no NVIDIA driver: under Triton's interpreter, slowly"
-    return Finding(finding.part, True, f"{finding.detail}; {how}")
+    return Finding("gemlite", True, f"{finding.detail}; {how}", use=finding.use)
 
 
 def _memory() -> Finding:
+    total = machine.memory()
+    if total is None:
+        return Finding("memory", None, "not known without psutil", "pip install psutil")
+    return Finding("memory", total > MEMORY_OF_KLEIN, f"{size(total)}; Klein 4B needs 1 GB")
+
+
+def _gpu() -> Finding:
+    found = machine.gpus()
+    if not found:
+        return Finding("gpu", None, "none found: pictures are painted on the processor")
+    return Finding("gpu", True, "; ".join(found))
+
+
+def _login() -> Finding:
+    use = "publish, and models that ask for a login"
+    if token():
+        return Finding("login", True, "a token for the Hub is there", use=use)
+    return Finding("login", None, "no token for the Hub", "hf auth login", use)
+
+
+def _cache() -> Finding:
+    folder = cache_folder()
     try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return Finding("memory", None, "not known here")
-    return Finding("memory", total > 2 << 30, f"{total / 1e9:.1f} GB; Klein 4B needs 1 GB")
+        shown = f"~/{folder.relative_to(Path.home())}"
+    except ValueError:
+        shown = str(folder)
+    held = size(machine.folder_bytes(folder)) if folder.is_dir() else "nothing yet"
+    return Finding("cache", True, f"{held} in {shown}", use="downloads from the Hub")
 
 
 def _disk() -> Finding:
     free = shutil.disk_usage(".").free
-    return Finding(
-        "disk",
-        free > 5_000_000_000,
-        f"{free / 1e9:.1f} GB free here; the three packs of Klein 4B take 4.2 GB",
-    )
+    detail = f"{size(free)} free here; packs of Klein 4B take {size(PACKS_OF_KLEIN)}"
+    return Finding("disk", free > PACKS_OF_KLEIN, detail)

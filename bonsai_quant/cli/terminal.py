@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 STYLES = {
-    "passed": "green", "ok": "green", "FAILED": "bold red", "missing": "yellow",
-    "not run": "yellow", "?": "yellow",
+    "passed": "green", "ok": "green", "FAILED": "bold red", "missing": "magenta",
+    "not run": "magenta", "?": "magenta",
 }  # fmt: skip
 """Words that stand alone in a cell. Nothing is said by colour alone."""
 LEAST = 20

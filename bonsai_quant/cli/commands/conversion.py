@@ -7,7 +7,7 @@ from typing import Any
 
 import rich_click as click
 
-from bonsai_quant.cli import completion
+from bonsai_quant.cli import completion, next_steps
 from bonsai_quant.cli import options as shared
 from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import common_options, open_output, shown_progress
@@ -62,7 +62,8 @@ def convert(
     show = open_output(options)
     options["formats"] = options["formats"] or DEFAULT_FORMATS
     if dry_run:
-        show(views.planned(run_plan(source, **options)))
+        plan = views.planned(run_plan(source, **options))
+        show(plan, next_step=next_steps.typed(without=["dry_run"]))
         return
     with shown_progress(show) as progress:
         result = run_convert(
@@ -74,7 +75,7 @@ def convert(
             checks=Checks(not allow_zero, not no_sanity),
             **options,
         )
-    show(views.converted(result))
+    show(views.converted(result), next_step=next_steps.after_convert(result.out, source))
 
 
 @click.command(cls=Command, first="mode formats name")
@@ -102,7 +103,8 @@ def plan(source: str, name: str | None, **options: Any) -> None:
     show = open_output(options)
     options["formats"] = options["formats"] or DEFAULT_FORMATS
     result = run_plan(source, **options)
-    show(views.explained(explain(result, name)) if name else views.planned(result))
+    answer = views.explained(explain(result, name)) if name else views.planned(result)
+    show(answer, next_step=next_steps.typed("convert", without=["name"]))
 
 
 @click.command(cls=Command, first="format_name out pipeline")
@@ -139,4 +141,4 @@ def export(pack: str, format_name: str, out: str, **options: Any) -> None:
     show = open_output(options)
     with shown_progress(show) as progress:
         manifest = run_export(pack, format=format_name, out=out, progress=progress, **options)
-    show(views.exported(Path(out), manifest))
+    show(views.exported(Path(out), manifest), next_step=next_steps.command("verify", out))

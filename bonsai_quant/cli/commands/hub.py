@@ -6,7 +6,7 @@ from typing import Any
 
 import rich_click as click
 
-from bonsai_quant.cli import completion
+from bonsai_quant.cli import completion, next_steps
 from bonsai_quant.cli import options as shared
 from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import common_options, open_output, shown_progress
@@ -67,13 +67,16 @@ def publish(pack: str, repo: str, dry_run: bool, **options: Any) -> None:
     bonsai-quant publish packs/mlx YOUR-NAME/mini-klein-ternary-mlx --private
     """
     show = open_output(options)
+    if dry_run:
+        chosen = {k: options[k] for k in PLANNED}
+        with shown_progress(show) as progress:
+            planned = plan_publication(pack, repo, progress=progress, **chosen)
+        show(views.listed(planned), next_step=next_steps.typed(without=["dry_run"]))
+        return
     with shown_progress(show) as progress:
-        if dry_run:
-            chosen = {k: options[k] for k in PLANNED}
-            show(views.listed(plan_publication(pack, repo, progress=progress, **chosen)))
-            return
         result = run_publish(pack, repo, progress=progress, **options)
-    show(views.published(result))
+    name = repo.rpartition("/")[2]
+    show(views.published(result), next_step=next_steps.command("pull", repo, "-o", f"{name}-again"))
 
 
 @click.command(cls=Command)
@@ -95,4 +98,4 @@ def pull(repo: str, **options: Any) -> None:
     show = open_output(options)
     with shown_progress(show) as progress:
         result = run_pull(repo, progress=progress, **options)
-    show(views.pulled(result))
+    show(views.pulled(result), next_step=next_steps.paint(result.out))

@@ -7,7 +7,7 @@ from typing import Any
 
 import rich_click as click
 
-from bonsai_quant.cli import completion
+from bonsai_quant.cli import completion, next_steps
 from bonsai_quant.cli import options as shared
 from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import common_options, open_output, shown_progress
@@ -36,7 +36,8 @@ def inspect(path: str, tensors: bool, **options: Any) -> None:
     bonsai-quant inspect mini-klein-ternary
     bonsai-quant inspect packs/mlx --tensors
     """
-    open_output(options)(views.inspected(run_inspect(path), tensors))
+    show, found = open_output(options), run_inspect(path)
+    show(views.inspected(found, tensors), next_step=next_steps.after_inspect(path, found))
 
 
 @click.command(cls=Command, first="against level")
@@ -89,7 +90,8 @@ def verify(pack: str, backends: tuple[str, ...], **options: Any) -> None:
     show = open_output(options)
     with shown_progress(show) as progress:
         verdict = run_verify(pack, backends=backends or BACKENDS, progress=progress, **options)
-    show(views.verified(verdict))
+    lender = options["pipeline"] or options["against"]
+    show(views.verified(verdict), next_step=next_steps.after_verify(pack, verdict.failed, lender))
     if verdict.failed:
         sys.exit(VerificationFailed.exit_code)
 
@@ -119,7 +121,7 @@ def report(packs: tuple[str, ...], **options: Any) -> None:
     show = open_output(options)
     with shown_progress(show) as progress:
         result = run_report(packs, progress=progress, **options)
-    show(views.reported(result))
+    show(views.reported(result), next_step=next_steps.after_report(result.out, packs[0]))
 
 
 @click.command(cls=Command)
@@ -140,4 +142,5 @@ def diff(a: str, b: str, top: int, threads: int | None, **options: Any) -> None:
     show = open_output(options)
     with shown_progress(show) as progress:
         result = run_diff(a, b, threads=threads, progress=progress)
-    show(views.compared(result, top))
+    step = next_steps.command("report", a, b, "-o", "report")
+    show(views.compared(result, top), next_step=step)

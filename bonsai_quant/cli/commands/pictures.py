@@ -6,7 +6,7 @@ from typing import Any
 
 import rich_click as click
 
-from bonsai_quant.cli import completion
+from bonsai_quant.cli import completion, next_steps
 from bonsai_quant.cli import options as shared
 from bonsai_quant.cli.demo import demo as run_demo
 from bonsai_quant.cli.doctor import doctor as run_doctor
@@ -117,7 +117,8 @@ def generate(model: str, **options: Any) -> None:
     warn_of_words(model, asked["pipeline"], asked["prompts"])
     with shown_progress(show) as progress:
         result = run_generate(model, asked.pop("prompts"), progress=progress, **asked)
-    show(pictures_view.generated(result))
+    last = result.pictures[-1].path
+    show(pictures_view.generated(result), next_step=next_steps.command("inspect", last))
 
 
 @click.command(cls=Command)
@@ -128,7 +129,8 @@ def doctor(**options: Any) -> None:
     \b
     bonsai-quant doctor
     """
-    open_output(options)(packs_view.diagnosed(run_doctor()))
+    answer = packs_view.diagnosed(run_doctor())
+    open_output(options)(answer, next_step=next_steps.first_command())
 
 
 @click.command(cls=Command, first="against prompts images grid")
@@ -181,7 +183,8 @@ def score(model: str, **options: Any) -> None:
     show = open_output(options)
     with shown_progress(show) as progress:
         result = run_score(model, progress=progress, **options)
-    show(pictures_view.scored(result))
+    is_pack, against = result.format is not None, options["against"]
+    show(pictures_view.scored(result), next_step=next_steps.after_score(model, is_pack, against))
 
 
 @click.command(cls=Command)
@@ -207,4 +210,4 @@ def demo(out: str, seed: int, **options: Any) -> None:
     result = run_demo(
         out, seed=seed, say=lambda line: None if show.quiet else click.echo(f"- {line}", err=True)
     )
-    show(pictures_view.demonstrated(result))
+    show(pictures_view.demonstrated(result), next_step=next_steps.first_command())

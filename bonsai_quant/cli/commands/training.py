@@ -6,7 +6,7 @@ from typing import Any
 
 import rich_click as click
 
-from bonsai_quant.cli import completion
+from bonsai_quant.cli import completion, next_steps
 from bonsai_quant.cli import options as shared
 from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import common_options, open_output, shown_progress
@@ -67,7 +67,9 @@ def calibrate(source: str, **options: Any) -> None:
     show = open_output(options)
     with shown_progress(show) as progress:
         result = run_calibrate(source, progress=progress, **options)
-    show(training_view.calibrated(result))
+    made = result.record
+    step = next_steps.after_calibrate(source, made.mode, made.solver, result.out)
+    show(training_view.calibrated(result), next_step=step)
 
 
 @click.command(cls=Command)
@@ -101,7 +103,8 @@ def fold(source: str, **options: Any) -> None:
     show = open_output(options)
     with shown_progress(show) as progress:
         result = run_fold(source, progress=progress, **options)
-    show(training_view.folded(result))
+    step = next_steps.command("convert", result.out, "--mode", "ternary")
+    show(training_view.folded(result), next_step=step)
 
 
 @click.command(cls=Command, first="recipe mode out start resume dry_run")
@@ -175,12 +178,14 @@ def distill(
     changes = {"steps": steps, "batch": batch, "at_once": at_once, "rate": rate}
     if dry_run:
         job = prepare(source, changes=changes, **{k: options[k] for k in PREPARED})
-        show(training_view.training_memory(needed(job, devices, half=True), devices))
+        memory = training_view.training_memory(needed(job, devices, half=True), devices)
+        show(memory, next_step=next_steps.typed(without=["dry_run", "devices"]))
         return
     with shown_progress(show) as progress:
         result = run_distill(source, changes=changes, progress=progress, **options)
     if result.record is not None:
-        show(training_view.distilled(result))
+        step = next_steps.command("convert", result.out, "--mode", result.record["mode"])
+        show(training_view.distilled(result), next_step=step)
 
 
 @click.command(cls=Command, first="recipe out formats")
@@ -219,4 +224,5 @@ def recover(source: str, formats: tuple[str, ...], **options: Any) -> None:
     formats = formats or DEFAULT_FORMATS
     with shown_progress(show) as progress:
         result = run_recover(source, formats=formats, progress=progress, **options)
-    show(conversion_view.converted(result.packs))
+    step = next_steps.after_recover(source, result.packs.out)
+    show(conversion_view.converted(result.packs), next_step=step)

@@ -68,9 +68,9 @@ def _beside_published(plan: Plan) -> list[str | Table]:
     blocks: list[str | Table] = []
     for name in plan.beside if plan.info.base == published.BASE else ():
         sizes = [(f.path, f.size) for f in plan.files if f.format == name]
-        rows = [(f"  {name}", "GB", "published")]
+        rows = [(f"  {name}", "size", "published")]
         rows += [
-            (f"  {part}", f"{size / 1e9:.3f}", "" if theirs is None else f"{theirs:.2f}")
+            (f"  {part}", numbers.size(size), "" if theirs is None else f"{theirs:.2f} GB")
             for part, size, theirs in published.beside_published(plan.info.mode, name, sizes)
         ]
         blocks += ["", Table(rows, (1, 2))]
@@ -130,7 +130,7 @@ def converted(result: Converted) -> Answer:
     rows = [
         (
             f"  {result.out / name}",
-            numbers.size(sum(f.size for f in m.files)),
+            numbers.smaller(sum(f.size for f in m.source.files), sum(f.size for f in m.files)),
             f"{m.bits_per_weight:g} bits per packed weight",
         )
         for name, m in result.manifests.items()

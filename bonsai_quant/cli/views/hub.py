@@ -59,7 +59,6 @@ def pulled(result: Pulled) -> Answer:
     text = [
         f"{result.out}: {kind}, {result.files} files, {numbers.size(result.size)}",
         f"from {result.repo} at commit {result.commit}; every file has its announced hash",
-        f"next: bonsai-quant verify {result.out}",
     ]
     data = {
         "out": str(result.out),

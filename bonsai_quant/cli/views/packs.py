@@ -100,10 +100,17 @@ def compared(result: PackDiff, top: int) -> Answer:
 
 
 def diagnosed(findings: Sequence[Finding]) -> Answer:
-    """What works on this machine."""
-    marks = {True: "ok", False: "missing", None: "?"}
-    rows = [(marks[f.works], f.part, f.detail, f.hint) for f in findings]
-    return Answer([Table(rows)], {"findings": [to_json(f) for f in findings]})
+    """What works on this machine; what to type for the rest stands on lines of its own."""
+    marks = {True: "ok", False: "missing", None: "-"}
+    rows = [
+        (marks[f.works], f.part, f"{f.use}: {f.detail}" if f.use else f.detail) for f in findings
+    ]
+    parts: list[str | Table] = [Table(rows)]
+    for title, works in (("to install what is missing:", False), ("where you need it:", None)):
+        commands = dict.fromkeys(f.hint for f in findings if f.hint and f.works is works)
+        if commands:
+            parts += ["", title, *(f"  {c}" for c in commands)]
+    return Answer([*parts, ""], {"findings": [to_json(f) for f in findings]})
 
 
 def reported(result: Report) -> Answer:

@@ -17,8 +17,6 @@ def calibrated(result: Calibrated) -> Answer:
     lines = [
         f"{result.out}: inputs of {len(r.inputs)} layers, {behind}",
         f"{r.states} states of {r.prompts.number} prompts, {numbers.size(r.size)}",
-        f"use it with: bonsai-quant convert ... --solver {r.solver or 'gptq'} "
-        f"--calibration {result.out}",
     ]
     return Answer("\n".join(lines), {"out": str(result.out), **r.model_dump(mode="json")})
 
@@ -46,6 +44,5 @@ def distilled(result: Distilled) -> Answer:
     lines = [
         f"{result.out}: {record['layers']} layers on their {record['mode']} grid",
         f"held-out prompts after {record['settings']['steps']} updates: {figures}",
-        f"pack it with: bonsai-quant convert {result.out} --mode {record['mode']}",
     ]
     return Answer("\n".join(lines), {"out": str(result.out), **record})

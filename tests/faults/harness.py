@@ -173,3 +173,24 @@ def finish(process: subprocess.Popen) -> SimpleNamespace:
 
 def one_line(text: str) -> bool:
     return text.count("\n") == 1 and text.endswith("\n") and "Traceback" not in text
+
+
+def failing(world, out, n, act, operations=(), **options) -> BonsaiError | None:
+    """A conversion with a fault at the n-th operation; None when it succeeded nevertheless."""
+    with seam(n, act, operations):
+        try:
+            world.convert(out, **options)
+        except BonsaiError as e:
+            return e
+    assert digests(out) == world.golden
+    return None
+
+
+def resumed(world, out, **options) -> None:
+    """What a fault left is continued to the golden bytes, and nothing stays beside them."""
+    if digests(out) != world.golden or beside(out):
+        with seam(0, nothing):
+            world.convert(out, resume=True, overwrite=out.exists())
+    assert digests(out) == world.golden
+    assert beside(out) == set()
+    shutil.rmtree(out)

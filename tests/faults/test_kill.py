@@ -17,17 +17,7 @@ import pytest
 from bonsai_quant.core.errors import OutputExists
 from bonsai_quant.storage import fs
 
-from .harness import (
-    World,
-    beside,
-    call_main,
-    die,
-    digests,
-    in_child,
-    nothing,
-    seam,
-    start,
-)
+from .harness import World, beside, call_main, die, digests, in_child, nothing, seam, start
 
 OTHERS = ("create", "truncate", "fsync", "rename", "mkdir", "unlink", "rmdir")
 

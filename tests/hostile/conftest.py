@@ -14,6 +14,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from bonsai_quant.core.schema import PackTensor
+from bonsai_quant.packs.read import open_pack
 from tests.support import models
 
 MODEL = ((2, 2), {"h": 128, "i": 64, "o": 64, "j": 128, "t": 64, "d": 64, "m": 128})
@@ -142,3 +144,40 @@ def accept(run, tmp_path):
         return result
 
     return call
+
+
+FIRST, SECOND = (f"diffusion_pytorch_model-0000{k}-of-00002.safetensors" for k in (1, 2))
+STRICT = (*MODE, "--strict")
+
+
+def edit(path: Path, change: Any) -> None:
+    """Rewrite a JSON file; `change` alters the value, or returns the new text."""
+    value = json.loads(path.read_text())
+    made = change(value)
+    path.write_bytes(made if isinstance(made, bytes) else json.dumps(value).encode())
+
+
+def put(*path: str, value: Any) -> Any:
+    """A change that sets one value."""
+
+    def change(table: Any) -> None:
+        for key in path[:-1]:
+            table = table[key]
+        table[path[-1]] = value
+
+    return change
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return save_shards(tmp_path / "model")
+
+
+BF16 = ml_dtypes.bfloat16
+LEAST = 2.0**-14
+MODES = ("ternary", "binary")
+
+
+def bonsai(folder: Path) -> tuple[Any, dict[str, PackTensor]]:
+    pack = open_pack(folder)
+    return pack, {t.name: t for t in pack.info.tensors}

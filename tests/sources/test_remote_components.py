@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from bonsai_quant import convert, plan, verify
 from bonsai_quant.core.errors import BadInput, HubMismatch
 from tests.conversion.test_convert import hashes
-from tests.sources.test_remote import NAME, remote  # noqa: F401
+from tests.sources.conftest import NAME
 
 OPTIONS = {"mode": "ternary", "formats": "mlx", "threads": 2}
 ENCODER = "text_encoder/model.safetensors"

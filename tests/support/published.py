@@ -161,3 +161,19 @@ def save_unpacked(folder: Path, made: Release) -> Path:
     dense = {f"{n}.weight": layer.dense for n, layer in made.packed.items()}
     save_file(made.kept | dense, path, {"format": "pt"})
     return path
+
+
+LAYER = "transformer_blocks.0.attn.to_q"
+WEIGHTS = {
+    "mlx": "transformer-packed-mflux/diffusion_pytorch_model.safetensors",
+    "gemlite": "transformer-gemlite-int{bits}/state_dict.pt",
+    "unpacked": "transformer/diffusion_pytorch_model.safetensors",
+}
+
+
+def weights_path(layout, model) -> str:
+    return WEIGHTS[layout].format(bits=model.bits)
+
+
+def failures(verdict):
+    return [(c.level, c.detail) for c in verdict.checks if c.status == "failed"]

@@ -58,6 +58,8 @@ WAYS = ("absmean", "exact", "weighted", "gptq", "folded", "trained")
 N_PROMPTS, AT_ONCE = 256, 64
 """Prompts of a calibration, and states at once."""
 
+KEPT = ROOT / "bonsai_quant" / "data" / "kept.json"
+"""What the program quotes of the results."""
 PACKAGES = ("torch", "diffusers", "numpy")
 KEPT_KEYS = ("overall", "categories", "retention")
 
@@ -205,6 +207,15 @@ def footnotes(figures: dict[str, Any]) -> list[str]:
     ]
 
 
+def kept(figures: dict[str, Any]) -> dict[str, Any]:
+    """What the program quotes: the share of the source's score that each way keeps, by mode."""
+    shares: dict[str, Any] = {}
+    for rung in figures["rungs"]:
+        share = rung["retention"]["overall"]["retention"]
+        shares.setdefault(rung["mode"], {})[rung["way"]] = share
+    return {"model": figures["source"]["name"], "settings": figures["settings"], "kept": shares}
+
+
 def source_record(result: Scored) -> dict[str, Any]:
     """The source's own scores."""
     data = scoreboard.data(result)
@@ -246,6 +257,8 @@ def main(
         "ranks": ranks(rungs),
     }
     (Path(results) / "retention.json").write_text(json.dumps(figures, indent=2) + "\n")
+    if Path(results) == RESULTS:
+        KEPT.write_text(json.dumps(kept(figures), indent=2) + "\n")
     text = tables(figures)
     write_between(Path(docs) / "quality.md", "ladder", text)
     if grid:

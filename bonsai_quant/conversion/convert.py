@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +19,10 @@ from bonsai_quant.packs.deployment import Beside
 from bonsai_quant.packs.deployment.write import deploy
 from bonsai_quant.packs.formats import DEFAULT_FORMATS
 from bonsai_quant.packs.layers_csv import layers_csv
-from bonsai_quant.packs.manifest import Manifest
+from bonsai_quant.packs.manifest import Manifest, Measured
 from bonsai_quant.packs.output import check_output
 from bonsai_quant.packs.provenance import Provenance, measure, source_record
+from bonsai_quant.packs.quality import WEIGHTS_ERROR
 from bonsai_quant.packs.write import PackWriter
 from bonsai_quant.storage.disk import require_free_disk
 from bonsai_quant.storage.journal import Journal
@@ -35,6 +37,9 @@ from .settings import DEFAULT_SOURCE, default_out
 
 if TYPE_CHECKING:
     from .quantize_tensor import QuantizedTensor
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +170,14 @@ def write_packs(
                 for f, d in plan.beside.items()
             }
             manifests = _finish(state.writers, provenance, beside, plan.threads, progress)
+        _log_error(provenance.measured)
         staging.commit({f for n, m in manifests.items() for f in state.writers[n].written(m)})
     return Converted(out, manifests, stats)
+
+
+def _log_error(measured: Measured | None) -> None:
+    if measured and not measured.lossless:
+        log.info("relative error of the weights: %.4f. %s", measured.relative_error, WEIGHTS_ERROR)
 
 
 def _finish(

@@ -75,7 +75,7 @@ def convert(
             checks=Checks(not allow_zero, not no_sanity),
             **options,
         )
-    show(views.converted(result), next_step=next_steps.after_convert(result.out, source))
+    show(views.converted(result, source), next_step=next_steps.after_convert(result.out, source))
 
 
 @click.command(cls=Command, first="mode formats name")

@@ -225,4 +225,4 @@ def recover(source: str, formats: tuple[str, ...], **options: Any) -> None:
     with shown_progress(show) as progress:
         result = run_recover(source, formats=formats, progress=progress, **options)
     step = next_steps.after_recover(source, result.packs.out)
-    show(conversion_view.converted(result.packs), next_step=step)
+    show(conversion_view.converted(result.packs, source), next_step=step)

@@ -15,6 +15,8 @@ from bonsai_quant.core.text import grouped
 from bonsai_quant.packs import whitepaper as published
 from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.packs.provenance import lora_record
+from bonsai_quant.packs.quality import better, quality_words
+from bonsai_quant.sources.components import INDEX
 
 from .answer import Answer, Table
 
@@ -123,10 +125,12 @@ def explained(planned: PlannedTensor) -> Answer:
     return Answer([Table(rows)], to_json(t) | {"rule": planned.rule, "lora": added})
 
 
-def converted(result: Converted) -> Answer:
-    """What a conversion wrote."""
+def converted(result: Converted, source: str) -> Answer:
+    """What a conversion wrote, what is known of such packs' pictures, and what is better.
+
+    source: as the user named it.
+    """
     first = next(iter(result.manifests.values()))
-    measured = first.measured
     rows = [
         (
             f"  {result.out / name}",
@@ -144,19 +148,42 @@ def converted(result: Converted) -> Answer:
         f"lora {a.name}: {a.modules} of {a.modules + a.ignored} modules matched, scale {a.scale:g}"
         for a in first.source.lora
     ]
-    if measured and measured.lossless:
-        text.append("lossless: the source was on the grid already")
-    elif measured:
-        text.append(f"relative error {measured.relative_error:.4f} over all packed weights")
-        if measured.groups_below_grid:
-            text.append(f"{measured.groups_below_grid} groups had a scale below 2^-14 and got it")
-        if measured.kept_inexact:
-            text.append(f"{measured.kept_inexact} kept values were rounded to fp16 and bf16's grid")
+    text += [
+        *_exceptions(first),
+        f"pictures: {quality_words(first)}",
+        *_better(first, source, result.out),
+    ]
     data = {n: m.model_dump(mode="json") for n, m in result.manifests.items()}
     return Answer(
         text,
-        {"out": str(result.out), "manifests": data, "layers": [to_json(s) for s in result.layers]},
+        {
+            "out": str(result.out),
+            "manifests": data,
+            "layers": [to_json(s) for s in result.layers],
+            "pictures": quality_words(first),
+        },
     )
+
+
+def _exceptions(manifest: Manifest) -> list[str]:
+    """What the format could not hold, in numbers."""
+    lines, measured = [], manifest.measured
+    if measured and measured.groups_below_grid:
+        lines.append(f"{measured.groups_below_grid} groups had a scale below 2^-14 and got it")
+    if measured and measured.kept_inexact:
+        lines.append(f"{measured.kept_inexact} kept values were rounded to fp16 and bf16's grid")
+    return lines
+
+
+def _better(manifest: Manifest, source: str, out: Path) -> list[str]:
+    """The command that gives a better pack, if one does."""
+    path = Path(source)
+    whole = not path.exists() or (path / INDEX).is_file()
+    command = better(manifest, source if whole else "PIPELINE", f"{out}-recovered")
+    if not command:
+        return []
+    brings = "" if whole else " (PIPELINE: the model's folder, with text encoder and VAE)"
+    return [f"for a better pack{brings}: {command}"]
 
 
 def exported(out: Path, manifest: Manifest) -> Answer:

@@ -26,7 +26,7 @@ def demonstrated(demo: Demo) -> Answer:
     """The story of a demo."""
     steps = {
         "plan": planned(demo.plan),
-        **{f"convert_{m}": converted(c) for m, c in demo.packs.items()},
+        **{f"convert_{m}": converted(c, demo.source) for m, c in demo.packs.items()},
         "inspect": inspected(demo.inspections, False),
         **{f"verify_{m}": verified(v) for m, v in demo.verdicts.items()},
         "diff": compared(demo.solvers, 3),

@@ -25,7 +25,7 @@ from bonsai_quant.packs.provenance import Provenance, measure, source_record
 from bonsai_quant.packs.quality import WEIGHTS_ERROR
 from bonsai_quant.packs.write import PackWriter
 from bonsai_quant.storage.disk import require_free_disk
-from bonsai_quant.storage.journal import Journal
+from bonsai_quant.storage.journal import Journal, finished
 from bonsai_quant.storage.staging import Staging, kept_for_resume
 
 from .checks import Checks
@@ -90,7 +90,7 @@ class _Run:
         if self.resumed[name] != finished.source_digest:
             raise OutputExists(
                 f"the interrupted run read another {name} than the source now holds",
-                hint="run without --resume to start again",
+                hint="run without --resume and with --overwrite to start again",
             )
 
 
@@ -149,7 +149,7 @@ def write_packs(
     if not resume:
         require_free_disk(plan.output_bytes, out)
     with (
-        Staging(out, overwrite=overwrite, resume=resume) as staging,
+        Staging(out, overwrite=overwrite, resume=resume, left=finished) as staging,
         kept_for_resume(staging),
     ):
         with _opened(plan, staging, resume) as state:
@@ -208,7 +208,7 @@ def _finish(
 
 @contextlib.contextmanager
 def _opened(plan: Plan, staging: Staging, resume: bool) -> Iterator[_Run]:
-    journal = Journal(staging, purpose(plan), resume=resume)
+    journal = Journal(staging, purpose(plan), resume=resume, of=len(plan.tensors))
     writers: dict[str, PackWriter] = {}
     try:
         for name in plan.formats:

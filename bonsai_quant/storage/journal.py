@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from bonsai_quant.core.errors import OutputExists
+from bonsai_quant.core.errors import BonsaiError, OutputExists
 
 from . import fs
 from .staging import Staging
@@ -34,7 +34,10 @@ class Journal:
     is removed.
     """
 
-    def __init__(self, staging: Staging, purpose: dict[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self, staging: Staging, purpose: dict[str, Any], *, resume: bool, of: int = 0
+    ) -> None:
+        """of: how many tensors there will be."""
         self.path = staging.path / NAME
         self.entries: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
@@ -46,7 +49,7 @@ class Journal:
             log.warning("%s: nothing there to resume; starting from the beginning", staging.target)
             staging.start_again()
         self._fd, self._at = staging.create(NAME), 0
-        self._append({"purpose": key})
+        self._append({"purpose": key, "of": of})
 
     def _continue(self, fd: int, key: str, target: Path) -> bool:
         """Read an earlier journal and go on behind its last whole line."""
@@ -82,6 +85,27 @@ class Journal:
         os.close(self._fd)
 
 
+def finished(staging: Path) -> str:
+    """How far the run came whose journal lies in a folder, in words; "" when nothing is of use."""
+    path = staging / NAME
+    if path.is_symlink():  # which no run of ours leaves, and none continues
+        return ""
+    try:
+        fd, _ = fs.open_regular(path)
+    except (OSError, BonsaiError):
+        return ""
+    try:
+        lines, _ = _read(fd, path)
+    except (OSError, BonsaiError):
+        return ""
+    finally:
+        os.close(fd)
+    done = len({e["tensor"] for e in lines[1:] if _names_tensor(e)})
+    total = lines[0].get("of") if lines else None
+    of = f" of {total:,}" if isinstance(total, int) and total >= done else ""
+    return f"{done:,}{of} tensors done" if done else ""
+
+
 def _read(fd: int, path: Path) -> tuple[list[dict[str, Any]], int]:
     """The good lines, if the first one says a purpose, and the byte where the last one ends."""
     size = os.fstat(fd).st_size
@@ -108,7 +132,7 @@ def _check_purpose(first: dict[str, Any], key: str, target: Path) -> None:
         raise OutputExists(
             "the interrupted run there had another source, recipe, set of formats or version",
             where=str(target),
-            hint="run without --resume to start again",
+            hint="run without --resume and with --overwrite to start again",
         )
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from bonsai_quant.core.errors import EnvironmentFault, OutputExists, UsageError, VerificationFailed
 
 from . import fs
+from .earlier_run import give_up
 from .folder import Identity, clear, contents, lock, open_folder, remove, sign
 from .fs import NotOnDisk
 
@@ -28,14 +29,18 @@ class Staging:
     """A locked folder beside `target`. Use as `with Staging(target) as staging: ...`.
 
     keep: whether an unfinished folder stays, to be resumed.
+    left: what of an interrupted run in such a folder can be continued, in words, "" when nothing.
     """
 
-    def __init__(self, target: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    def __init__(
+        self, target: Path, *, overwrite: bool = False, resume: bool = False,
+        left: Callable[[Path], str] = lambda folder: "",
+    ) -> None:  # fmt: skip
         self.target = Path(os.path.abspath(target))
         self.name = f".{self.target.name}.staging"
         self.path = self.target.parent / self.name
         self.keep = False
-        self._overwrite, self._resume = overwrite, resume
+        self._overwrite, self._resume, self._left = overwrite, resume, left
         self._fds: dict[str, int] = {}
         self._made: dict[str, Identity] = {}
 
@@ -56,10 +61,13 @@ class Staging:
             if self._before is not None and not self._overwrite:
                 raise OutputExists(APPEARED, where=str(self.target), hint=MOVE_IT)
             if not self._resume:
+                self.keep = True  # until it is sure that nothing of use is in it
+                give_up(self.path, self._left(self.path), overwrite=self._overwrite)
+                self.keep = False
                 clear(self.fd, self.path)
             sign(self.fd, self.path)
         except BaseException:
-            self.keep = self._resume
+            self.keep = self.keep or self._resume
             self.__exit__()
             raise
         return self

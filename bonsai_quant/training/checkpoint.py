@@ -66,7 +66,7 @@ def read_state(state: dict[str, Any], folder: Path) -> None:
         raise BadInput(
             f"the checkpoint does not fit: {reason}",
             where=str(place),
-            hint="run without --resume to start again",
+            hint="run without --resume and with --overwrite to start again",
         ) from e
 
 

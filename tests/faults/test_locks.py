@@ -106,14 +106,16 @@ def after(reading: int, writing: int, arguments: list[str]) -> None:
 
 def test_the_lock_of_a_dead_process_is_no_lock(world, tmp_path, left):
     assert b"process " in (left / ".owner").read_bytes()
-    world.convert(tmp_path / "out")
+    with pytest.raises(OutputExists, match="an interrupted run lies there"):
+        world.convert(tmp_path / "out")
+    world.convert(tmp_path / "out", overwrite=True)
     assert digests(tmp_path / "out") == world.golden
     assert beside(tmp_path / "out") == set()
 
 
-def test_without_resume_all_is_done_again(world, tmp_path, left):
+def test_with_overwrite_all_is_done_again(world, tmp_path, left):
     with seam(0, nothing) as counter:
-        world.convert(tmp_path / "out")
+        world.convert(tmp_path / "out", overwrite=True)
     again = counter.count
     shutil.rmtree(tmp_path / "out")
     shutil.rmtree(left, ignore_errors=True)
@@ -300,14 +302,14 @@ def test_planted_files_are_never_published_or_followed(world, tmp_path, left, ho
     out = tmp_path / "out"
     signal.alarm(20)  # nothing may wait for a pipe
     try:
-        world.convert(out, resume=resume)
+        world.convert(out, resume=resume, overwrite=not resume)
     except BonsaiError as e:
         assert resume
         assert e.exit_code == 6
         assert "something else stands in its place" in str(e)
         assert str(left / where) in str(e)
         assert not out.exists()
-        world.convert(out)
+        world.convert(out, overwrite=True)
     finally:
         signal.alarm(0)
     assert digests(out) == world.golden

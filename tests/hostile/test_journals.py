@@ -71,9 +71,9 @@ def test_d72_a_wrong_option_does_not_throw_the_work_away(source, interrupted, ru
     assert resume(run, source, tmp_path / "out").code == 0
 
 
-def test_d72_without_resume_it_starts_again(source, interrupted, accept, tmp_path):
+def test_d72_with_overwrite_it_starts_again(source, interrupted, accept, tmp_path):
     fresh = digests(accept(source, out="fresh").pack)
-    again = digests(accept(source).pack)
+    again = digests(accept(source, "--overwrite").pack)
     assert list(fresh.values()) == list(again.values()) and not interrupted.exists()
 
 

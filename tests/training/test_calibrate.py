@@ -161,6 +161,8 @@ def test_an_interrupted_calibration_goes_on(standin, few, tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         calibrate(str(standin), out=tmp_path / "part", progress=Watching(stop), **arguments)
     assert not (tmp_path / "part").exists()
+    with pytest.raises(OutputExists, match=r"an interrupted run lies there: \d+ of \d+ tensors"):
+        calibrate(str(standin), out=tmp_path / "part", **arguments)
     resumed = calibrate(str(standin), out=tmp_path / "part", resume=True, **arguments).out
     for name in (MOMENTS, RECORD):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()

@@ -217,6 +217,8 @@ def test_a_killed_run_goes_on(whole, standin, recipe, few, tmp_path):
     step = killed_after_checkpoint(out, start([*arguments, "--save-every", "0"]))
     assert 0 < step <= 6
     assert not out.exists()
+    with pytest.raises(OutputExists, match=f"lies there: a checkpoint of update {step} of 6"):
+        distill(str(standin), recipe=recipe, out=out, prompts=str(few))
     made = distill(str(standin), recipe=recipe, out=out, prompts=str(few), resume=True)
     assert made.record == whole.record | {"held_out": made.record["held_out"]}
     assert_same(whole, out)

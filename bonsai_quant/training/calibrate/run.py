@@ -23,7 +23,7 @@ from bonsai_quant.runners.sampling import levels
 from bonsai_quant.runners.torch.runner import TorchRunner
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.containers.layout import safetensors_layout
-from bonsai_quant.storage.journal import Journal
+from bonsai_quant.storage.journal import Journal, finished
 from bonsai_quant.storage.staging import Staging, kept_for_resume
 from bonsai_quant.storage.writer import WeightFile
 from bonsai_quant.training.compute import compute_here
@@ -58,8 +58,11 @@ def run(
         "n_prompts": job.n_prompts,
         "at_once": job.at_once,
     }
-    with Staging(job.out, overwrite=overwrite, resume=resume) as staging, kept_for_resume(staging):
-        journal = Journal(staging, identity, resume=resume)
+    with (
+        Staging(job.out, overwrite=overwrite, resume=resume, left=finished) as staging,
+        kept_for_resume(staging),
+    ):
+        journal = Journal(staging, identity, resume=resume, of=len(set(job.inputs.values())))
         layout = safetensors_layout(_specs(job), {"format": "bonsai-quant calibration"})
         file = WeightFile(staging, MOMENTS, layout, resume=bool(journal.entries))
         try:

@@ -31,7 +31,7 @@ from .load import load
 from .memory_need import check_room, needed
 from .provenance import provenance
 from .record import DistillationRecord
-from .run_files import RunFiles
+from .run_files import RunFiles, finished
 from .trainer import Trainer
 from .training_loop import train
 
@@ -58,7 +58,7 @@ def run(
         "version": __version__,
     }
     with ExitStack() as stack:
-        staging = Staging(job.out, overwrite=overwrite, resume=resume)
+        staging = Staging(job.out, overwrite=overwrite, resume=resume, left=finished)
         run_files = RunFiles(staging, processes)
         if processes.first:
             stack.enter_context(staging)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
-from bonsai_quant.core.errors import OutputExists
+from bonsai_quant.core.errors import BonsaiError, OutputExists
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.staging import Staging
+from bonsai_quant.storage.strict_json import strict_json
 from bonsai_quant.training import checkpoint
 
 from .curves import Curve, plot
@@ -41,7 +43,7 @@ class RunFiles:
             raise OutputExists(
                 "the interrupted run had another source, recipe, seed, prompts or version",
                 where=str(self.staging.target),
-                hint="run without --resume to start again",
+                hint="run without --resume and with --overwrite to start again",
             )
         if resume and not path.exists():
             target = self.staging.target
@@ -99,3 +101,14 @@ class RunFiles:
         texts = [fs.read_small(self.staging.path / name) for name in (CURVE, HELD_OUT)]
         self.curve, self.held_out = (Curve(t, until=step) for t in texts)
         log.info("going on from update %d", step)
+
+
+def finished(staging: Path) -> str:
+    """How far the run came whose state lies in a folder, in words; "" when there is none."""
+    try:
+        step = checkpoint.saved_step(staging / STATE)
+        purpose = strict_json(fs.read_small(staging / PURPOSE))
+        total = purpose["settings"]["steps"]
+    except (OSError, BonsaiError, ValueError, TypeError, KeyError):
+        return ""
+    return "" if not step else f"a checkpoint of update {step:,} of {total}"

@@ -57,7 +57,7 @@ class Trainer:
         if not math.isfinite(loss):
             raise UsageError(
                 f"the loss of update {self.step} is {loss}: the training has come apart",
-                hint="lower the rate, and run without --resume",
+                hint="lower the rate, and run with --overwrite, without --resume",
             )
         return loss
 

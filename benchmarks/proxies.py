@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from diffusers import Flux2Transformer2DModel
 
-from bonsai_quant.evaluation.gallery import Task
+from bonsai_quant.evaluation.task import Task
 from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.packs.read import Pack
 from bonsai_quant.quantization.dequantize import weights

@@ -26,18 +26,11 @@ from bonsai_quant.cli.views import score as scoreboard
 from bonsai_quant.core.requirements import installed
 from bonsai_quant.core.version import __version__
 from bonsai_quant.evaluation.bootstrap import Figure
-from bonsai_quant.evaluation.gallery import (
-    Gallery,
-    Task,
-    paint_gallery,
-)
+from bonsai_quant.evaluation.examples import examples
+from bonsai_quant.evaluation.gallery import Gallery, paint_gallery
 from bonsai_quant.evaluation.scenes.world import CATEGORIES
-from bonsai_quant.evaluation.score import (
-    Scored,
-    compare,
-    examples,
-    task_for,
-)
+from bonsai_quant.evaluation.score import Scored, compare
+from bonsai_quant.evaluation.task import Task, task_for
 from bonsai_quant.packs.find import find_packs
 from bonsai_quant.packs.pipeline import (
     Pipeline,

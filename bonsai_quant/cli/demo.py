@@ -10,8 +10,10 @@ from bonsai_quant.conversion.convert import Converted, convert
 from bonsai_quant.conversion.plan import Plan, plan
 from bonsai_quant.core.errors import OutputExists
 from bonsai_quant.core.requirements import LOOK, RUN, install, missing
-from bonsai_quant.evaluation.gallery import Task, paint_gallery
-from bonsai_quant.evaluation.score import ModelScore, compare, examples, task_for
+from bonsai_quant.evaluation.examples import examples
+from bonsai_quant.evaluation.gallery import paint_gallery
+from bonsai_quant.evaluation.score import ModelScore, compare
+from bonsai_quant.evaluation.task import Task, task_for
 from bonsai_quant.packs.diff import PackDiff, diff
 from bonsai_quant.packs.inspect import Inspection, inspect
 from bonsai_quant.packs.pipeline import locate
@@ -91,7 +93,7 @@ def _pictures(folder: Path, source: str, seed: int, say: Callable[[str], None]) 
     galleries = []
     for pipeline in pipelines:
         say(f"paint {len(task.texts)} pictures with {pipeline.name}, and judge them")
-        galleries.append(paint_gallery(pipeline, task))
+        galleries.append(paint_gallery(pipeline, task, chance=False))
     sheet = folder / "side-by-side.png"
     write_file(sheet, examples(galleries, prompts=1, images=1), overwrite=False)
     return Pictures(sheet, task, tuple(compare(g).model for g in galleries))

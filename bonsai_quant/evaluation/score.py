@@ -14,30 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from bonsai_quant.core.errors import BadInput, UsageError
+from bonsai_quant.core.errors import UsageError
 from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.evaluation.scenes.world import CATEGORIES
 from bonsai_quant.packs.manifest import conversion
 from bonsai_quant.packs.pipeline import Pipeline, locate
-from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.storage.small_file import write_file
 
 from .bootstrap import Figure, Resampled, adjusted_ratio, ratio, resample
-from .contact_sheet import Cell, Row, check_png, draw_grid
-from .gallery import (
-    BATCH,
-    Gallery,
-    Marks,
-    Task,
-    chance_marks,
-    check_packages,
-    make_task,
-    paint_gallery,
-)
-
-MAX_PICTURES = 1_000_000
-N_SHOWN = 2
-"""Prompts of each category, and pictures of each model, in a grid."""
+from .contact_sheet import check_png
+from .examples import examples
+from .gallery import BATCH, Gallery, Keeper, check_packages, paint_gallery
+from .judging import Marks
+from .kept import Kept, purpose
+from .task import Task, task_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +35,8 @@ class CategoryScore:
     """One category, or all ("overall").
 
     score: share of pictures passed.  continuous: mean of the checker's 0 to 1, which tells bad from
-    worse.  failures: what was wrong, and in how many pictures.
+    worse.  failures: what was wrong, and in how many pictures.  interval: how that of the score was
+    found, `bootstrap` or `wilson`.
     """
 
     name: str
@@ -53,6 +44,8 @@ class CategoryScore:
     score: Figure
     continuous: float
     failures: dict[str, int]
+    prompts: int
+    interval: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +54,14 @@ class Retention:
 
     retention: score / reference's score.  chance: the score of pictures made for other captions;
     None when the prompts all say the same.  adjusted: (score - chance) / (reference's - chance).
+    prompts: with fewer than `bootstrap.FEW` there is no interval.
     """
 
     name: str
     retention: Figure
     chance: float | None
     adjusted: Figure
+    prompts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +99,8 @@ def score(
     seed: int = 0,
     batch: int = BATCH,
     grid: str | Path | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Scored:
@@ -113,15 +110,19 @@ def score(
     these.  pipeline: the other parts of a pack; by default its source's, else the reference's.
     split: `test`, or `dev` for choosing.  prompts: per category.  seed: of the noise.
     batch: pictures painted at once.  grid: a PNG to write, with examples.  progress: of pictures.
+    out: a folder that keeps the judgements.  resume: go on with one, and paint what it lacks.
+    overwrite: replace an earlier grid.
     """
     check_packages()
+    if resume and out is None:
+        raise UsageError("--resume continues a folder of judgements", hint="give -o FOLDER")
     if grid is not None:
         check_png(Path(grid), overwrite=overwrite)
     pipelines = find_pipelines(str(place), against, pipeline)
     task = task_for(pipelines, split=split, prompts=prompts, images=images, seed=seed)
     if batch < 1:
         raise UsageError(f"batch must be at least 1, not {batch}")
-    galleries = [paint_gallery(p, task, batch=batch, progress=progress) for p in pipelines]
+    galleries = _paint(pipelines, task, batch, out, resume, progress)
     if grid is not None:
         write_file(Path(grid), examples(galleries[::-1]), overwrite=overwrite)
     manifest = pipelines[0].pack.manifest if pipelines[0].pack else None
@@ -129,6 +130,30 @@ def score(
     if manifest is None:
         return result
     return replace(result, conversion=conversion(manifest), format=manifest.format)
+
+
+def _paint(
+    pipelines: list[Pipeline],
+    task: Task,
+    batch: int,
+    out: str | Path | None,
+    resume: bool,
+    progress: Progress,
+) -> list[Gallery]:
+    """A gallery of each; what chance scores is told by the last one's pictures, the reference's."""
+
+    def paint(i: int, keeper: Keeper | None) -> Gallery:
+        chance = i == len(pipelines) - 1 > 0
+        return paint_gallery(
+            pipelines[i], task, batch=batch, chance=chance, keeper=keeper, progress=progress
+        )
+
+    if out is None:
+        return [paint(i, None) for i in range(len(pipelines))]
+    kept = Kept(Path(out))
+    progress.phase("hashing the models")
+    with kept.opened(purpose(pipelines, task, batch), resume=resume):
+        return [paint(i, kept.of(i)) for i in range(len(pipelines))]
 
 
 def find_pipelines(place: str, against: str | None, pipeline: str | None) -> list[Pipeline]:
@@ -145,33 +170,16 @@ def find_pipelines(place: str, against: str | None, pipeline: str | None) -> lis
     return pipelines
 
 
-def task_for(
-    pipelines: list[Pipeline], *, split: str, prompts: int, images: int, seed: int
-) -> Task:
-    """The same task for all models; their pipelines must agree on how pictures are made."""
-    for name, value, least in (("prompts", prompts, 1), ("images", images, 1), ("seed", seed, 0)):
-        if value < least:
-            raise UsageError(f"{name} must be at least {least}, not {value}")
-    if prompts * images * len(CATEGORIES) > MAX_PICTURES:
-        raise UsageError(f"more than {MAX_PICTURES:,} pictures", hint="ask for fewer")
-    benchmarks = [read_benchmark(p.folder) for p in pipelines]
-    if any(b != benchmarks[0] for b in benchmarks):
-        raise BadInput(
-            "their pipelines have different benchmark.json: pictures cannot be compared",
-            where=" and ".join(p.name for p in pipelines),
-            hint="pass one --pipeline",
-        )
-    return make_task(benchmarks[0], split, prompts, images, seed)
-
-
 def compare(gallery: Gallery, reference: Gallery | None = None) -> Scored:
     """The scores of a gallery, and what it keeps of a reference's for the same task."""
     if reference is None:
         return Scored(gallery.task, _tally(gallery), None, ())
     assert gallery.task == reference.task
-    chance = chance_marks(reference)
     return Scored(
-        gallery.task, _tally(gallery), _tally(reference), _kept(gallery, reference, chance)
+        gallery.task,
+        _tally(gallery),
+        _tally(reference),
+        _kept(gallery, reference, reference.chance),
     )
 
 
@@ -183,9 +191,11 @@ def _tally(gallery: Gallery) -> ModelScore:
         CategoryScore(
             name,
             marks.passed[rows].size,
-            sampled.figure(),
+            sampled.share(),
             round(float(marks.continuous[rows].mean()), 6),
             _failures(marks, rows),
+            sampled.n,
+            sampled.interval,
         )
         for name, sampled, rows in zip(
             ("overall", *CATEGORIES), _resampled(gallery, marks), slices, strict=True
@@ -214,30 +224,10 @@ def _kept(gallery: Gallery, reference: Gallery, chance: Marks | None) -> tuple[R
     if chance is None:
         unknown = Figure(None, None, None)
         return tuple(
-            Retention(n, ratio(a, b), None, unknown)
+            Retention(n, ratio(a, b), None, unknown, a.n)
             for n, a, b in zip(names, ours, theirs, strict=True)
         )
     return tuple(
-        Retention(name, ratio(a, b), round(c.value, 6), adjusted_ratio(a, b, c))
+        Retention(name, ratio(a, b), round(c.value, 6), adjusted_ratio(a, b, c), a.n)
         for name, a, b, c in zip(names, ours, theirs, _resampled(reference, chance), strict=True)
     )
-
-
-def examples(galleries: list[Gallery], prompts: int = N_SHOWN, images: int = N_SHOWN) -> bytes:
-    """A PNG: the first prompts of every category, with the first pictures of every gallery."""
-    task = galleries[0].task
-    images = min(images, task.images)
-    heads = [h for g in galleries for h in (Path(g.name).name, *[""] * (images - 1))]
-    chosen = [
-        c * task.per_category + i
-        for c in range(len(CATEGORIES))
-        for i in range(min(prompts, task.per_category))
-    ]
-    return draw_grid(heads, [_row(galleries, n, images) for n in chosen])
-
-
-def _row(galleries: list[Gallery], n: int, images: int) -> Row:
-    cells = tuple(
-        Cell(g.pictures[n, k], bool(g.marks.passed[n, k])) for g in galleries for k in range(images)
-    )
-    return Row(galleries[0].task.prompts[n].text, cells)

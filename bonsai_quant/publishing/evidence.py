@@ -66,10 +66,12 @@ def read_score(path: Path, manifest: Manifest) -> Score:
 
 
 def _interval(data: dict[str, float | None]) -> str:
-    if None in data.values():  # a share of nothing
+    value, low, high = (data[k] for k in ("value", "low", "high"))
+    if value is None:  # a share of nothing
         return ""
-    value, low, high = (100 * (data[k] or 0) for k in ("value", "low", "high"))
-    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+    if low is None or high is None:
+        return f"{100 * value:.1f} % (no interval: too few pictures)"
+    return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _evidence(data: dict[str, Any], index: int, folder: Path) -> Evidence:

@@ -9,7 +9,8 @@ import pytest
 
 from bonsai_quant import convert, inspect, plan, verify
 from bonsai_quant.core.errors import EnvironmentFault, UsageError
-from bonsai_quant.evaluation.gallery import judge, make_task, scenery, shrink
+from bonsai_quant.evaluation.judging import judge, shrink
+from bonsai_quant.evaluation.task import make_task, scenery
 from bonsai_quant.packs.pipeline import find_pipeline, locate
 from bonsai_quant.runners import open_runner
 from bonsai_quant.runners.picture_settings import read_benchmark

@@ -19,8 +19,8 @@ from torch import nn
 
 from bonsai_quant import convert, distill, recover, score, verify
 from bonsai_quant.core.errors import BadInput, EnvironmentFault, OutputExists, UsageError
-from bonsai_quant.evaluation.gallery import scenery
 from bonsai_quant.evaluation.scenes.grammar import prompts as captions_of
+from bonsai_quant.evaluation.task import scenery
 from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.quantization.solvers import solve
 from bonsai_quant.training import checkpoint

@@ -166,6 +166,14 @@ def doctor(**options: Any) -> None:
     help="File to write with examples and their captions.",
     shell_complete=completion.file,
 )
+@click.option(
+    "-o",
+    "--out",
+    metavar="FOLDER",
+    help="Folder that keeps each judgement, for --resume.",
+    shell_complete=completion.file,
+)
+@shared.resume
 @click.option("--overwrite", is_flag=True, help="Replace an earlier grid.")
 @common_options
 def score(model: str, **options: Any) -> None:

@@ -7,18 +7,27 @@ from typing import Any
 
 from bonsai_quant.core.schema import to_json
 from bonsai_quant.core.text import columns
-from bonsai_quant.evaluation.bootstrap import Figure
-from bonsai_quant.evaluation.gallery import Task
+from bonsai_quant.evaluation.bootstrap import FEW, Figure
 from bonsai_quant.evaluation.score import CategoryScore, ModelScore, Retention, Scored
+from bonsai_quant.evaluation.task import Task
 
 
 def text(result: Scored) -> str:
     """Tables of the scores, of what was kept, and of what went wrong."""
     models = [m for m in (result.model, result.reference) if m]
-    blocks = [" against ".join(m.name for m in models), about(result.task), "", _scores(models)]
+    blocks = [" against ".join(m.name for m in models), about(result.task)]
+    blocks += [_count(m) for m in models]
+    blocks += ["", _scores(models)]
     if result.kept:
         blocks += ["", _kept(result.kept)]
     return "\n".join([*blocks, "", _failures(result.model)])
+
+
+def _count(model: ModelScore) -> str:
+    """How many pictures passed, in plain numbers."""
+    n = model.overall.pictures
+    failed = sum(model.overall.failures.values())
+    return f"{model.name}: {n - failed} of {n} pictures show what their caption says"
 
 
 def about(task: Task) -> str:
@@ -37,11 +46,17 @@ def short_table(models: Sequence[ModelScore]) -> str:
     return columns(rows, (1, 3))
 
 
-def figure(f: Figure) -> tuple[str, str]:
-    """A share in percent, and its interval; a dash for what cannot be told."""
-    value = "-" if f.value is None else f"{100 * f.value:.1f} %"
-    known = f.low is not None and f.high is not None
-    return value, f"{100 * (f.low or 0):.1f} to {100 * (f.high or 0):.1f}" if known else "-"
+def figure(f: Figure, few: bool = False) -> tuple[str, str]:
+    """A share in percent, and its interval; a dash for what cannot be told.
+
+    few: whether that is because there are too few pictures.
+    """
+    if f.value is None:
+        return "-", "-"
+    value = f"{100 * f.value:.1f} %"
+    if f.low is None or f.high is None:
+        return value, "too few pictures" if few else "-"
+    return value, f"{100 * f.low:.1f} to {100 * f.high:.1f}"
 
 
 def _scores(models: Sequence[ModelScore]) -> str:
@@ -57,7 +72,8 @@ def _kept(kept: Sequence[Retention]) -> str:
     rows = [("", "retention", "95 %", "chance", "adjusted", "95 %")]
     for k in kept:
         chance = "-" if k.chance is None else f"{100 * k.chance:.1f} %"
-        rows.append((k.name, *figure(k.retention), chance, *figure(k.adjusted)))
+        few = k.prompts < FEW
+        rows.append((k.name, *figure(k.retention, few), chance, *figure(k.adjusted, few)))
     return columns(rows, (1, 3, 4))
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bonsai_quant.evaluation.gallery import judge, scenery, shrink
+from bonsai_quant.evaluation.judging import judge, shrink
+from bonsai_quant.evaluation.task import scenery
 from bonsai_quant.runners.picture_settings import Benchmark
 from bonsai_quant.runners.runner import Runner, as_bytes
 from bonsai_quant.runners.sampling import Latents

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from bonsai_quant.core.errors import BadInput, UsageError
-from bonsai_quant.evaluation.gallery import scenery
 from bonsai_quant.evaluation.scenes.grammar import meanings_of, phrasings, prompts
 from bonsai_quant.evaluation.scenes.scene import Prompt
 from bonsai_quant.evaluation.scenes.world import CATEGORIES, World
+from bonsai_quant.evaluation.task import scenery
 from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.packs.provenance_record import PromptsRecord
 from bonsai_quant.runners.picture_settings import NAME as BENCHMARK

@@ -62,7 +62,7 @@ def pull(
     target = Path(out) if out is not None else Path(name.partition("/")[2])
     check_free(target, overwrite=overwrite)
     commit = resolve(name, revision or at)
-    manifest = _manifest(commit)
+    manifest = read_manifest(commit)
     files = _wanted(commit, manifest)
     missing = [f for f in files if not commit.local(f).exists()]
     _check_room(commit, files, missing, target)
@@ -89,7 +89,7 @@ def _check_room(
     require_free_disk(sum(f.size for f in (*files, *(missing if both else ()))), out)
 
 
-def _manifest(commit: Commit) -> Manifest | None:
+def read_manifest(commit: Commit) -> Manifest | None:
     """The pack's own manifest, if this program wrote it."""
     listed = next((f for f in commit.files if f.path == MANIFEST), None)
     if listed is None or not 0 <= listed.size <= MAX_MANIFEST:

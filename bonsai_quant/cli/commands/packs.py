@@ -11,6 +11,7 @@ from bonsai_quant.cli import completion, next_steps
 from bonsai_quant.cli import options as shared
 from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import common_options, open_output, shown_progress
+from bonsai_quant.cli.pack_argument import local_pack
 from bonsai_quant.cli.types import OneOf
 from bonsai_quant.cli.views import packs as views
 from bonsai_quant.core.errors import VerificationFailed
@@ -36,7 +37,9 @@ def inspect(path: str, tensors: bool, **options: Any) -> None:
     bonsai-quant inspect mini-klein-ternary
     bonsai-quant inspect packs/mlx --tensors
     """
-    show, found = open_output(options), run_inspect(path)
+    show = open_output(options)
+    with shown_progress(show) as progress:
+        found = run_inspect(local_pack(path, progress))
     show(views.inspected(found, tensors), next_step=next_steps.after_inspect(path, found))
 
 
@@ -89,7 +92,8 @@ def verify(pack: str, backends: tuple[str, ...], **options: Any) -> None:
     """
     show = open_output(options)
     with shown_progress(show) as progress:
-        verdict = run_verify(pack, backends=backends or BACKENDS, progress=progress, **options)
+        place = local_pack(pack, progress)
+        verdict = run_verify(place, backends=backends or BACKENDS, progress=progress, **options)
     lender = options["pipeline"] or options["against"]
     show(views.verified(verdict), next_step=next_steps.after_verify(pack, verdict.failed, lender))
     if verdict.failed:
@@ -120,7 +124,8 @@ def report(packs: tuple[str, ...], **options: Any) -> None:
     """
     show = open_output(options)
     with shown_progress(show) as progress:
-        result = run_report(packs, progress=progress, **options)
+        places = [local_pack(p, progress) for p in packs]
+        result = run_report(places, progress=progress, **options)
     show(views.reported(result), next_step=next_steps.after_report(result.out, packs[0]))
 
 

@@ -12,6 +12,7 @@ from bonsai_quant.cli.demo import demo as run_demo
 from bonsai_quant.cli.doctor import doctor as run_doctor
 from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import common_options, open_output, shown_progress
+from bonsai_quant.cli.pack_argument import local_pack
 from bonsai_quant.cli.types import OneOf
 from bonsai_quant.cli.views import packs as packs_view
 from bonsai_quant.cli.views import pictures as pictures_view
@@ -114,9 +115,10 @@ def generate(model: str, **options: Any) -> None:
     """
     show = open_output(options)
     asked = generate_arguments(**options)
-    warn_of_words(model, asked["pipeline"], asked["prompts"])
     with shown_progress(show) as progress:
-        result = run_generate(model, asked.pop("prompts"), progress=progress, **asked)
+        place = local_pack(model, progress)
+        warn_of_words(place, asked["pipeline"], asked["prompts"])
+        result = run_generate(place, asked.pop("prompts"), progress=progress, **asked)
     last = result.pictures[-1].path
     show(pictures_view.generated(result), next_step=next_steps.command("inspect", last))
 
@@ -190,7 +192,7 @@ def score(model: str, **options: Any) -> None:
     """
     show = open_output(options)
     with shown_progress(show) as progress:
-        result = run_score(model, progress=progress, **options)
+        result = run_score(local_pack(model, progress), progress=progress, **options)
     is_pack, against = result.format is not None, options["against"]
     show(pictures_view.scored(result), next_step=next_steps.after_score(model, is_pack, against))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,19 @@ GAP = 2
 
 
 def rendered(parts: Sequence[str | Table]) -> str:
-    """The parts as the terminal of stdout shows them. NO_COLOR is followed."""
+    """The parts as the terminal of stdout shows them. NO_COLOR is followed.
+
+    Long lines of text are left to the terminal: a command that is copied must stay one line.
+    """
     from rich.console import Console
 
     console = Console(force_terminal=True, highlight=False, markup=False, emoji=False)
     with console.capture() as capture:
         for part in parts:
-            console.print(_table(part, console.width) if isinstance(part, Table) else part)
+            if isinstance(part, Table):
+                console.print(_table(part, console.width))
+            else:
+                console.print(part, soft_wrap=True)
     return capture.get().rstrip("\n")
 
 
@@ -42,6 +49,9 @@ def _table(table: Table, width: int) -> RenderableType:
     widths = [max((len(r[i]) for r in rows if i < len(r)), default=0) for i in range(n)]
     widest = max(range(n), key=lambda i: widths[i], default=0)
     others = sum(w + GAP for i, w in enumerate(widths) if i != widest)
+    if others + LEAST <= width:
+        rows = [[_folded(c, width - others) if i == widest else c for i, c in enumerate(r)]
+                for r in rows]  # fmt: skip
     grid = Grid.grid(padding=(0, GAP, 0, 0), pad_edge=False)
     for i in range(n):
         keep = i != widest and others + LEAST <= width
@@ -51,3 +61,15 @@ def _table(table: Table, width: int) -> RenderableType:
     for row in rows:
         grid.add_row(*(Text(c, style=STYLES.get(c, "")) for c in row))
     return grid
+
+
+def _folded(cell: str, width: int) -> str:
+    """Lines of at most `width`, cut behind a blank, or else inside a name behind its marks."""
+    indent = " " * (len(cell) - len(cell.lstrip()))
+    lines, line = [], ""
+    for piece in re.findall(r"\s*\S+?(?:[/._-]+|(?=\s)|$)", cell):
+        if line and len(line + piece) > width:
+            lines.append(line)
+            line, piece = indent, piece.lstrip()
+        line += piece
+    return "\n".join([*lines, line])

@@ -47,3 +47,17 @@ def test_a_hostile_cell_cannot_forge_a_line():
 def test_in_a_pipe_no_line_is_cut():
     text = Answer([Table([("a" * 90, "b" * 90)]), "end"], {}).text
     assert text == "a" * 90 + "  " + "b" * 90 + "\nend"
+
+
+def test_a_command_stays_one_line_to_be_copied(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    line = "next: bonsai-quant generate packs -p 'a red circle left of a blue square' -o circle.png"
+    assert plain(rendered([Table(ROWS), line])).splitlines()[-1] == line
+
+
+def test_a_long_name_is_cut_behind_its_marks(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    name = "  mlx/transformer-packed-mflux/diffusion_pytorch_model.safetensors"
+    lines = plain(rendered([Table([(name, "4,588,864", "kept")], (1,))])).splitlines()
+    assert lines[0].split() == ["mlx/transformer-packed-mflux/diffusion_", "4,588,864", "kept"]
+    assert lines[1].rstrip() == "  pytorch_model.safetensors"

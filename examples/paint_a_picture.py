@@ -1,6 +1,6 @@
 """Paint one prompt with three packs that ship with the package or are made here, from one seed.
 
-Writes ./circle-*.png and ./rounded. Needs `pip install 'bonsai-quant[run]'`.
+Writes ./circle-*.png and ./rounded. Needs `pip install -e '.[run]'`.
 """
 
 from bonsai_quant import convert, generate

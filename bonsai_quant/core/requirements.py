@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from .errors import EnvironmentFault
+from .version import ON_INDEX, REPOSITORY, TOOL
 
 RUN = ("torch", "diffusers", "transformers")
 """What the torch runner needs."""
@@ -37,8 +40,18 @@ def missing(names: tuple[str, ...]) -> str:
 
 
 def install(extra: str) -> str:
-    """The command that installs what an extra of this package holds."""
-    return f"pip install 'bonsai-quant[{extra}]'"
+    """The command that installs, on this machine, what an extra of this package holds."""
+    source = Path(__file__).resolve().parents[2]
+    if ON_INDEX or not (source / "pyproject.toml").is_file():
+        return install_anywhere(extra)
+    place = "." if source == Path.cwd() else source
+    return f"pip install -e {shlex.quote(f'{place}[{extra}]')}"
+
+
+def install_anywhere(extra: str) -> str:
+    """The command that installs this package with an extra where nothing of it is yet."""
+    wanted = f"{TOOL}[{extra}]" if ON_INDEX else f"{TOOL}[{extra}] @ git+{REPOSITORY}"
+    return f"pip install {shlex.quote(wanted)}"
 
 
 def require(names: tuple[str, ...], extra: str) -> None:

@@ -67,6 +67,6 @@ def test_without_torch_only_the_pictures_are_left_out(run, tmp_path, monkeypatch
     monkeypatch.setattr(needs, "installed", lambda name: None if name == "torch" else real(name))
     result = run("demo", "-o", tmp_path / "demo")
     assert result.code == 0, result.err
-    assert "not run: torch not installed -> pip install 'bonsai-quant[run]'" in result.out
+    assert f"not run: torch not installed -> {needs.install('run')}" in result.out
     assert not (tmp_path / "demo/side-by-side.png").exists()
     assert (tmp_path / "demo/binary/mlx").is_dir()

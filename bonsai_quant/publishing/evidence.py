@@ -58,11 +58,19 @@ def read_score(path: Path, manifest: Manifest) -> Score:
             _interval(data["overall"]["score"]),
             _interval(data["reference"]["overall"]["score"]) if data["reference"] else "",
             _interval(kept["overall"]["retention"]) if kept else "",
+            _percent(data["overall"]["score"]),
+            _percent(kept["overall"]["retention"]) if kept else None,
+            str(task["split"]),
         )
     except (KeyError, TypeError, ValueError) as e:
         raise BadInput(
             "is not what `bonsai-quant score --json` prints", where=str(path), hint="score again"
         ) from e
+
+
+def _percent(data: dict[str, float | None]) -> float | None:
+    """The value alone, to a tenth."""
+    return None if data["value"] is None else round(100 * data["value"], 1)
 
 
 def _interval(data: dict[str, float | None]) -> str:

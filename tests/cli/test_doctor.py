@@ -20,6 +20,7 @@ from bonsai_quant.cli.doctor import doctor
 from bonsai_quant.cli.terminal import rendered
 from bonsai_quant.cli.views.packs import diagnosed
 from bonsai_quant.core import requirements
+from bonsai_quant.core.requirements import install
 
 SECRET = "hf_notforanybodyseyes"
 PARTS = ["core", "run", "train", "mlx", "gemlite", "hqq", "processor", "memory", "gpu", "login",

@@ -1,4 +1,4 @@
-"""What the program says to install is what works: from a clone, from elsewhere, and from an index."""
+"""What the program says to install is what works: from a clone, from elsewhere, from an index."""
 
 from __future__ import annotations
 

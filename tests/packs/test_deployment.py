@@ -16,6 +16,7 @@ from bonsai_quant import convert, export, plan
 from bonsai_quant.conversion.convert import write_packs
 from bonsai_quant.core import requirements as needs
 from bonsai_quant.core.errors import BadInput, EnvironmentFault, Unsupported, UsageError
+from bonsai_quant.core.requirements import install
 from bonsai_quant.packs import whitepaper as published
 from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.quantization.affine4 import quantize

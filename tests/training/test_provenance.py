@@ -6,6 +6,7 @@ import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,8 +115,6 @@ def test_a_folded_source_tells_it_too(standin, few, tmp_path):
 
 
 def test_other_weights_than_the_record_is_about_are_not_called_trained(recovered, tmp_path, caplog):
-    import shutil
-
     from safetensors.numpy import load_file, save_file
 
     trained = Path(shutil.copytree(recovered.between[-1], tmp_path / "trained"))
@@ -127,8 +126,6 @@ def test_other_weights_than_the_record_is_about_are_not_called_trained(recovered
 
 
 def test_a_record_that_is_none_is_refused(recovered, tmp_path, run):
-    import shutil
-
     trained = Path(shutil.copytree(recovered.between[-1], tmp_path / "trained"))
     path = trained / "distillation.json"
     record = json.loads(path.read_text())
@@ -160,9 +157,10 @@ def block_of(card: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["card", "page"])
-def test_who_types_what_the_card_says_gets_that_pack(by, recipe, tmp_path):
+def test_who_types_what_the_card_says_gets_that_pack(by, recipe, few, tmp_path):
     """mini-klein by a small recipe, and again in a fresh folder from the text alone."""
-    made = recover("mini-klein", recipe=recipe, out=tmp_path / "first", formats="bonsai")
+    made = recover("mini-klein", recipe=recipe, out=tmp_path / "first", prompts=str(few),
+                   formats="bonsai")  # fmt: skip
     if by == "card":
         text = block_of((made.packs.out / "bonsai/README.md").read_text())
     else:
@@ -171,6 +169,7 @@ def test_who_types_what_the_card_says_gets_that_pack(by, recipe, tmp_path):
         text = html.unescape(re.search(r"How it was made</h3>\s*<pre>(.*?)</pre>", page, re.S)[1])
     fresh = tmp_path / "fresh"
     (fresh / "bin").mkdir(parents=True)
+    shutil.copy(few, fresh)  # the card names it, and the sha256 of what was read of it
     program = fresh / "bin" / "bonsai-quant"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m bonsai_quant "$@"\n')
     program.chmod(0o755)

@@ -28,6 +28,8 @@ class Score:
 
     format: of the pack that painted.
     reference, kept: of the source, and what is kept of it; "" when it was not scored too.
+    value, kept_value: score and kept as numbers, in percent; None for a share of nothing.
+    split: of the captions.
     """
 
     format: str
@@ -38,3 +40,6 @@ class Score:
     score: str
     reference: str
     kept: str
+    value: float | None = None
+    kept_value: float | None = None
+    split: str = "test"

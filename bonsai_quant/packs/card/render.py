@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import re
+import shlex
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from bonsai_quant.core.requirements import MLX_SINCE
+from bonsai_quant.core.requirements import MLX_SINCE, install_anywhere
 from bonsai_quant.core.version import TOOL
-from bonsai_quant.packs.formats import FORMATS
 from bonsai_quant.packs.manifest import Manifest
+from bonsai_quant.packs.quality import WEIGHTS_ERROR, better, quality_words
 from bonsai_quant.packs.rebuild import needed_files, rebuild
+from bonsai_quant.packs.source_record import SourceRecord
 from bonsai_quant.packs.stages import sameness, stage_words
-from bonsai_quant.sources.license import OTHER, License
+from bonsai_quant.sources.license import License
 
+from .metadata import ORIGINALS, metadata
 from .records import Evidence, Score
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-ORIGINALS = {
-    "flux2-klein-4b": ("FLUX.2 Klein 4B", "black-forest-labs/FLUX.2-klein-4B"),
-    "flux2-klein-9b": ("FLUX.2 Klein 9B", "black-forest-labs/FLUX.2-klein-9B"),
-    "flux2-dev": ("FLUX.2 dev", "black-forest-labs/FLUX.2-dev"),
-}
-"""Base -> what people call it, and its repo on the Hub."""
-BITS = {"ternary": "1.58-bit", "binary": "1-bit"}
+PROMPTS = {"flux2": "a red circle left of a blue square"}
+"""What a model of a base can paint: mini-klein knows nothing but shapes."""
+PROMPT = "a lighthouse on a cliff at dusk, oil painting"
 
 
 def render_card(
@@ -41,26 +40,33 @@ def render_card(
 
     Every figure is of the manifest or of the report; what was not measured is said to be so.
     """
-    source = manifest.source
-    own = source.id or source.origin or manifest.base
-    title, original = ORIGINALS.get(manifest.base, (own, None))
-    chosen_license = license or source.license
+    from markupsafe import Markup
+
+    first = manifest.provenance.source if manifest.provenance else manifest.source
+    name, place = _source(manifest, first)
+    title = repo.rpartition("/")[2] if repo else f"{name}, {manifest.mode}, {manifest.format}"
+    chosen_license = license or manifest.source.license
     return _template().render(
-        yaml=_yaml(manifest, chosen_license),
+        yaml=Markup(metadata(manifest, title, chosen_license, score)),  # noqa: S704
         m=manifest,
         tool=TOOL,
-        title=f"{title}, {manifest.mode}, {manifest.format}",
-        name=title,
-        original=original,
+        title=title,
+        name=name,
+        place=place,
+        shape=_shape(manifest, first),
         license=chosen_license,
         said_by="its publisher" if license else "the card of the source",
-        repo=repo or "OWNER/NAME",
+        repo=repo,
         e=evidence,
         score=score,
         total=sum(f.size for f in manifest.files),
         parts=_parts(manifest),
         mlx_version=".".join(map(str, MLX_SINCE)),
-        first=manifest.provenance.source if manifest.provenance else source,
+        usage=_code(_usage(manifest, first, repo)),
+        quality=quality_words(manifest),
+        better=better(manifest),
+        weights_error=WEIGHTS_ERROR,
+        first=first,
         stage_words=stage_words,
         rebuild=_code(rebuild(manifest)),
         needed_files=needed_files(manifest.provenance),
@@ -80,6 +86,42 @@ def _template() -> Template:
     return environment.from_string(text)
 
 
+def _source(manifest: Manifest, first: SourceRecord) -> tuple[str, str]:
+    """What the model is called that the pack was made from, and its page on the Hub or ""."""
+    known = (first.id or first.origin or "").partition("@")[0]
+    name, repo = ORIGINALS.get(manifest.base, (manifest.base, None))
+    if not known:
+        return f"a checkpoint of {name}", ""
+    if known == repo:
+        return name, _page(known)
+    return known.rpartition("/")[2], _page(known) if "/" in known else ""
+
+
+def _shape(manifest: Manifest, first: SourceRecord) -> tuple[str, str] | None:
+    """The original that a fine-tune has the shape of, and its page; None for the original."""
+    name, repo = ORIGINALS.get(manifest.base, ("", None))
+    known = (first.id or first.origin or "").partition("@")[0]
+    return None if repo is None or known == repo else (name, _page(repo))
+
+
+def _page(repo: str) -> str:
+    return f"https://huggingface.co/{repo}"
+
+
+def _usage(manifest: Manifest, first: SourceRecord, repo: str | None) -> str:
+    """From nothing to a picture. Without a repo, in the pack's own folder."""
+    lines = [install_anywhere("mlx" if manifest.format == "mlx" else "run")]
+    words = [TOOL, "generate", "pack" if repo else "."]
+    known, _, revision = (first.id or first.origin or "").partition("@")
+    if not _parts(manifest):
+        at = ["--revision", first.revision or revision] if first.revision or revision else []
+        lines += [shlex.join(["hf", "download", known, *at])] if "/" in known else []
+        words += [] if known else ["--pipeline", "PIPELINE"]
+    lines += [shlex.join([TOOL, "pull", repo, "-o", "pack"])] if repo else []
+    words += ["-p", PROMPTS.get(manifest.base, PROMPT), "-o", "picture.png"]
+    return "\n".join([*lines, shlex.join(words)])
+
+
 def _code(text: str) -> Any:
     """A fenced block for a shell, as it is; "" for none. Its fence is longer than any in it."""
     from markupsafe import Markup
@@ -92,38 +134,3 @@ def _parts(manifest: Manifest) -> list[str]:
     """The folders beside the transformer's."""
     folders = {f.path.split("/")[0] for f in manifest.files if "/" in f.path}
     return sorted(f for f in folders if not f.startswith("transformer"))
-
-
-def _yaml(manifest: Manifest, license: License | None) -> Any:
-    import yaml
-    from markupsafe import Markup
-
-    fields: dict[str, Any] = {}
-    if license:
-        fields["license"] = license.id
-        if license.id == OTHER:
-            fields |= {"license_name": license.name, "license_link": license.link}
-    if models := _base_models(manifest):
-        fields |= {"base_model": models, "base_model_relation": "quantized"}
-    fields |= {
-        "library_name": FORMATS[manifest.format].library or TOOL,
-        "pipeline_tag": "text-to-image",
-        "language": ["en"],
-        "tags": _tags(manifest),
-        "inference": False,
-    }
-    return Markup(yaml.safe_dump(fields, sort_keys=False, allow_unicode=False))  # noqa: S704
-
-
-def _base_models(manifest: Manifest) -> list[str]:
-    """The original, and the fine-tune that was converted, where these are on the Hub."""
-    original = ORIGINALS.get(manifest.base, ("", None))[1]
-    origin = (manifest.source.origin or "").partition("@")[0]
-    on_hub = [m for m in (original, origin, manifest.source.id) if m and "/" in m]
-    return list(dict.fromkeys(on_hub))
-
-
-def _tags(manifest: Manifest) -> list[str]:
-    family = ("flux",) if manifest.base.startswith("flux2") else ()
-    own = FORMATS[manifest.format].tags
-    return [manifest.mode, BITS[manifest.mode], *own, "diffusion", *family, TOOL]

@@ -86,8 +86,8 @@ def test_a_report_s_checks_are_on_the_card(pack, tmp_path):
 
 def usage(card: str) -> list[list[str]]:
     """The command lines under "Run it"."""
-    return [shlex.split(line) for line in
-            re.search(r"## Run it\n.*?```bash\n(.*?)\n```", card, re.S)[1].splitlines()]  # fmt: skip
+    block = re.search(r"## Run it\n.*?```bash\n(.*?)\n```", card, re.S)[1]
+    return [shlex.split(line) for line in block.splitlines()]
 
 
 def obey(words: list[str], run) -> None:

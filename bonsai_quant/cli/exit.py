@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
 import click
 
-from bonsai_quant.core.errors import BonsaiError, EnvironmentFault, printable
-from bonsai_quant.core.stopping import Stopped, ask_to_stop
+from bonsai_quant.core.errors import EnvironmentFault
+from bonsai_quant.core.stopping import INTERRUPTED, Stopped, ask_to_stop
 
-SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
-"""The signals that stop a run, with the exit code of each."""
+from .failure import Typed, print_failure, print_line
+
+_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 143, "SIGBREAK": 143}
+SIGNALS: dict[int, int] = {
+    getattr(signal, name): code for name, code in _CODES.items() if hasattr(signal, name)
+}
+"""The signals that stop a run, with the exit code of each. Windows has no SIGHUP, others no
+SIGBREAK."""
 GRACE_S = 1.0
 """How long threads may take to end after a signal; then the process ends without them."""
-INTERRUPTED = "interrupted -> a conversion continues with --resume"
 STOPPING = "stopping: writing a checkpoint first; the same signal again ends at once"
 
 
 @contextmanager
-def stopping_on_signals() -> Iterator[None]:
+def stopping_on_signals(typed: Typed) -> Iterator[None]:
     """The first signal unwinds the stack; a second one, or the end of GRACE_S, exits at once.
 
     Nothing is lost by that: a killed run can be resumed as well. A run that stops by itself (see
@@ -34,15 +38,22 @@ def stopping_on_signals() -> Iterator[None]:
     """
     handled = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN]  # as `nohup` leaves it
 
+    def exit_at_once(code: int) -> NoReturn:
+        print_failure(typed.interrupted(code), typed)
+        os._exit(code)
+
     def stop(number: int, frame: FrameType | None) -> None:
-        code = SIGNALS[signal.Signals(number)]
-        for n in (*handled, signal.SIGALRM):
-            signal.signal(n, partial(_exit_at_once, code))
+        code = SIGNALS[number]
+        for n in handled:
+            signal.signal(n, lambda *_: exit_at_once(code))
         if ask_to_stop(code):
             if os.environ.get("RANK", "0") == "0":  # torchrun's first process speaks for all
-                _print_line(STOPPING)
+                print_line(STOPPING, sys.stderr)
             return
-        signal.setitimer(signal.ITIMER_REAL, GRACE_S)
+        timer = threading.Timer(GRACE_S, exit_at_once, (code,))
+        timer.daemon = True
+        with suppress(RuntimeError):  # no thread can be started: a second signal still ends it
+            timer.start()
         raise Stopped(code)
 
     previous = {n: signal.signal(n, stop) for n in handled}
@@ -51,11 +62,6 @@ def stopping_on_signals() -> Iterator[None]:
     finally:
         for n, handler in previous.items():
             signal.signal(n, handler)
-
-
-def _exit_at_once(code: int, number: int, frame: FrameType | None) -> NoReturn:
-    _print_line(INTERRUPTED)
-    os._exit(code)
 
 
 def fill_standard_streams() -> None:
@@ -70,8 +76,8 @@ def fill_standard_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
-def report_failure(e: BaseException, command: Sequence[str] = ()) -> int:
-    """Print one line about a failure; -> its exit code. command: as it was typed."""
+def report_failure(e: BaseException, typed: Typed) -> int:
+    """Print one line about a failure, and an object with --json; -> its exit code."""
     if isinstance(e, SystemExit):
         if not isinstance(e.__context__, OSError):
             return e.code if isinstance(e.code, int) else 1
@@ -79,43 +85,12 @@ def report_failure(e: BaseException, command: Sequence[str] = ()) -> int:
     if isinstance(e, click.exceptions.Exit):
         return e.exit_code
     if isinstance(e, Stopped | KeyboardInterrupt | click.Abort):
-        _print_line(_how_to_continue(e.reached, command) if isinstance(e, Stopped) else INTERRUPTED)
-        return e.code if isinstance(e, Stopped) else 130
-    if isinstance(e, click.ClickException):
-        _print_line(f"error[usage]: {printable(e.format_message())} -> see --help")
-        return 2
-    if isinstance(e, MemoryError):
-        e = EnvironmentFault("not enough memory", hint="use fewer --threads")
-    if isinstance(e, OSError):
-        e = EnvironmentFault(e.strerror or str(e), where=str(e.filename or ""))
-    if isinstance(e, BonsaiError):
-        _print_line(f"error[{e.kind}]: {e}")
-        return e.exit_code
-    _print_line(
-        f"error[bug]: {type(e).__name__}: {printable(e)} -> run again with --debug and report"
-    )
-    return 1
-
-
-def _how_to_continue(reached: str, command: Sequence[str]) -> str:
-    """What to type to go on. reached: how far a run came that wrote its state, or ''."""
-    if not reached:
-        return INTERRUPTED
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun's own words are not known here
-        return f"{reached}; continue with the same torchrun command and --resume"
-    words = list(command)
-    if "--resume" not in words:
-        words.insert(words.index("--") if "--" in words else len(words), "--resume")
-    return f"{reached}; continue with: {shlex.join(words)}"
-
-
-def _print_line(line: str) -> None:
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError:
-        pass  # stderr is full or closed: the exit code still says what happened
-    except RuntimeError:
-        pass  # a signal came while a line was being printed, and would print into it
+        stop = e if isinstance(e, Stopped) else Stopped(INTERRUPTED)
+        failure = typed.interrupted(stop.code, stop.reached)
+    else:
+        failure = typed.failure(e)
+    print_failure(failure, typed)
+    return failure.code
 
 
 def exit_with(code: int) -> NoReturn:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 from collections.abc import Iterable
+from itertools import pairwise, takewhile
 from typing import Any
 
 import click
@@ -12,8 +14,12 @@ import rich_click
 from rich_click import RichContext, RichHelpFormatter
 from rich_click.rich_panel import RichCommandPanel, RichOptionPanel
 
+from .types import OneOf
+
 COMMON = ("as_json", "quiet", "verbose", "debug", "help")
 """The options that every command has."""
+BEFORE = ("--json", "--quiet", "--verbose", "-v", "--debug")
+"""Those of them that may stand before the command."""
 MAX_WIDTH = 100
 """Columns: longer lines are hard to read."""
 
@@ -49,14 +55,39 @@ class Command(rich_click.RichCommand):
     """A command whose docstring ends with examples, after a line with a backslash and a b.
 
     first: names of the options that most runs need, in the order in which help shows them.
+    goes_on: whether the same command, typed again, goes on where an interrupted run stopped.
     """
 
-    def __init__(self, *args: Any, first: str = "", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, first: str = "", goes_on: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         text, _, examples = inspect.cleandoc(self.help or "").partition("\n\n\b\n")
         self.description = text
         self.examples = tuple(examples.splitlines())
+        self.goes_on = goes_on
         self.panels = list(_panels(self.params, first.split()))
+
+    @property
+    def resumes(self) -> bool:
+        """Whether --resume continues an interrupted run."""
+        return any("--resume" in p.opts for p in self.params)
+
+    def example(self) -> list[str]:
+        """The words of the first example, without the program's and the command's name."""
+        line = next(line for line in self.examples if not line.startswith("#"))
+        return shlex.split(line)[2:]
+
+    def example_value(self, param: click.Parameter) -> str | None:
+        """What the examples give to an option, or else its first choice."""
+        for line in self.examples:
+            words = shlex.split(line, comments=True)
+            for word, value in pairwise(words):
+                if word in param.opts:
+                    return value
+        return param.type.names[0] if isinstance(param.type, OneOf) else None
+
+    def example_arguments(self) -> list[str]:
+        """The words of the first example that stand before its options."""
+        return list(takewhile(lambda word: not word.startswith("-"), self.example()))
 
     def format_help_text(self, ctx: RichContext, formatter: RichHelpFormatter) -> None:  # type: ignore[override]
         """What the command does: the docstring without its examples."""
@@ -81,6 +112,13 @@ class Program(rich_click.RichGroup):
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
         self.panels.append(RichOptionPanel("Options", ["version", "help"]))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The common options may stand before the command: they are moved behind it."""
+        at = next((i for i, word in enumerate(args) if word not in BEFORE), len(args))
+        if 0 < at < len(args) and args[at] in self.commands:
+            args = [args[at], *args[:at], *args[at + 1 :]]
+        return super().parse_args(ctx, args)
 
     def add_group(self, title: str, commands: Iterable[click.Command]) -> None:
         """Add commands that help shows together, under a title."""

@@ -68,9 +68,12 @@ class ByteSize(click.ParamType[Any]):
             return value
         found = SIZE.fullmatch(value.strip())
         if not found or found["unit"].lower() not in UNITS:
+            number = re.match(r"\d+", value.strip())
             raise UsageError(
                 f"{value[:40]!r} is no number of bytes",
                 where=param.opts[-1] if param else "",
                 hint="give bytes or a unit, such as 6GB or 5.5GiB",
+                typed=value,
+                meant=(f"{number[0]}GB",) if number else (),
             )
         return int(float(found["number"]) * UNITS[found["unit"].lower()])

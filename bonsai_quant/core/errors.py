@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -47,9 +47,25 @@ class BonsaiError(Exception):
 
 
 class UsageError(BonsaiError):
-    """The command line or a recipe asks for something that does not exist or contradicts itself."""
+    """The command line or a recipe asks for something that does not exist or contradicts itself.
+
+    meant: what stands in the place of `typed` in a command that works, or is added to it when
+    `typed` is empty; a list of words.
+    """
 
     exit_code, kind = 2, "usage"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | tuple[object, ...] = (),
+        hint: str = "",
+        typed: str = "",
+        meant: Sequence[str] = (),
+    ) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.typed, self.meant = typed, tuple(meant)
 
 
 class BadInput(BonsaiError):
@@ -106,16 +122,30 @@ class HubMismatch(BonsaiError):
     exit_code, kind = 11, "hub-mismatch"
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The one of the known words that was probably meant."""
+    known, typed = list(known), word[:80].lower()
+    spelled = {k.lower(): k for k in known}
+    begun = [k for k in spelled if typed and k.startswith(typed)]
+    near = begun if len(begun) == 1 else difflib.get_close_matches(typed, spelled, 1)
+    return spelled[near[0]] if near else None
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """'; did you mean X?' or the list of what there is."""
     known = list(known)
-    near = difflib.get_close_matches(str(word), known, 1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+    near = nearest(str(word), known)
+    return f"; did you mean {near!r}?" if near else f"; there are {', '.join(known)}"
 
 
-def unknown(kind: str, word: str, known: Iterable[str]) -> UsageError:
+def unknown(kind: str, word: str, known: Iterable[str], *, hint: str = "") -> UsageError:
     """The error for a word that does not exist: the nearest one that does, and all of them."""
     known = list(known)
-    near = difflib.get_close_matches(word[:80], known, 1)
-    guess = f"; did you mean {near[0]!r}?" if near else ""
-    return UsageError(f"unknown {kind} {word[:80]!r}{guess}", hint=f"choose {' or '.join(known)}")
+    near = nearest(word, known)
+    guess = f"; did you mean {near!r}? There are {', '.join(known)}" if near else ""
+    return UsageError(
+        f"unknown {kind} {word[:80]!r}{guess}",
+        hint=hint or f"choose {' or '.join(known)}",
+        typed=word if near else "",
+        meant=(near,) if near else (),
+    )

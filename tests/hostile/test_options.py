@@ -12,7 +12,7 @@ from .conftest import MODE, recipe
 VALUES = {
     "D65-unknown-format": (("-f", "onnx"), ("bonsai", "mlx", "gemlite", "unpacked", "gguf")),
     "D65-near-format": (("-f", "mlz"), ("'mlx'",)),
-    "D65-one-wrong-of-two": (("-f", "mlx,Bonsai"), ("'Bonsai'", "bonsai")),
+    "D65-one-wrong-of-two": (("-f", "mlx,Bonzai"), ("'Bonzai'", "bonsai")),
     "D65-no-format": (("-f", ","), ("bonsai", "mlx")),
     "D65-path-as-format": (("-f", "../x"), ("'../x'", "mlx")),
     "D65-mode": (("--mode", "quaternary"), ("ternary", "binary")),
@@ -28,7 +28,7 @@ VALUES = {
     "D74-threads-float": (("--threads", "1e9"), ("--threads", "'1e9'")),
     "D74-memory-word": (("--max-memory", "1XB"), ("--max-memory", "'1XB'")),
     "D74-memory-0": (("--max-memory", "0"), ("this needs ",)),
-    "D74-memory-negative": (("--max-memory", "-5"), ("this needs ",)),
+    "D74-memory-negative": (("--max-memory", "-5"), ("--max-memory", "'-5'")),
     "D71-revision-of-a-path": (("--revision", "main"), ("--revision",)),
 }
 

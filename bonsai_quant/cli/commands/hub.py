@@ -19,7 +19,7 @@ PLANNED = ("report", "score", "license", "incomplete")
 """The options that decide what is published, not how."""
 
 
-@click.command(cls=Command, first="dry_run private create_pr report score")
+@click.command(cls=Command, goes_on=True, first="dry_run private create_pr report score")
 @click.argument(
     "pack",
     shell_complete=completion.pack,
@@ -79,7 +79,7 @@ def publish(pack: str, repo: str, dry_run: bool, **options: Any) -> None:
     show(views.published(result), next_step=next_steps.command("pull", repo, "-o", f"{name}-again"))
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, goes_on=True)
 @click.argument(
     "repo", metavar="OWNER/NAME", help="The repo; OWNER/NAME@REVISION for one revision."
 )

@@ -31,11 +31,12 @@ class _Sentence(ProgressColumn):
 
     max_refresh = None
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console) -> None:
         super().__init__(Column(no_wrap=True, overflow="ellipsis"))
+        self._console = console
 
     def render(self, task: Task) -> Text:
-        return Text(sentence(task))
+        return Text(sentence(task, self._console.width - 1))
 
 
 def make_bar(
@@ -46,15 +47,18 @@ def make_bar(
         file=cast(Any, stream), force_terminal=live or None, highlight=False, soft_wrap=False
     )
     return Progress(
-        _Sentence(),
+        _Sentence(console),
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
         console=console, get_time=clock, transient=True, expand=True,
         speed_estimate_period=window, refresh_per_second=TICKS_PER_S,
     )  # fmt: skip
 
 
-def sentence(task: Task) -> str:
-    """How far a phase is: `converting: 34 of 116 tensors, 41.0 %, 0:12, about 0:17 left`."""
+def sentence(task: Task, room: int | None = None) -> str:
+    """How far a phase is: `converting: 34 of 116 tensors, 41.0 %, 0:12, about 0:17 left`.
+
+    room: columns that there are; the label is cut for the figures.
+    """
     done, of, unit = task.fields["items"], task.fields["of"], task.fields["unit"]
     parts = [_counted(done, of, unit)] if of is not None or done else []
     if task.total:
@@ -64,7 +68,10 @@ def sentence(task: Task) -> str:
     parts.append(numbers.duration(task.elapsed or 0))
     if (left := _left(task)) > 0:
         parts.append(f"about {numbers.duration(left)} left")
-    return f"{task.description}: {', '.join(parts)}"
+    figures, label = f": {', '.join(parts)}", task.description
+    if room is not None and len(label + figures) > room:
+        label = label[: max(room - len(figures) - 3, 4)].rstrip() + "..."
+    return label + figures
 
 
 def _counted(done: int, of: int | None, unit: str) -> str:

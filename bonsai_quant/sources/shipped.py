@@ -31,3 +31,14 @@ def find_shipped_pack(name: str) -> Path | None:
     """The folder of the shipped pack of this name; None when there is none."""
     folder = DATA / name
     return folder if name in PACKS and (folder / "manifest.json").is_file() else None
+
+
+def shipped_folder(name: str) -> Path:
+    """The folder of a shipped model or pack; raises EnvironmentFault where it was not installed."""
+    if folder := find_shipped(name) or find_shipped_pack(name):
+        return folder
+    raise EnvironmentFault(
+        f"the pack {name!r} is not in this installation",
+        where=str(DATA / name),
+        hint="install bonsai-quant again",
+    )

@@ -11,6 +11,7 @@ import pytest
 import bonsai_quant
 from bonsai_quant import diff, inspect
 from bonsai_quant.cli.main import cli
+from bonsai_quant.sources.shipped import NAMES, PACKS
 from tests.support import models
 
 COMMANDS = ("calibrate", "convert", "demo", "diff", "distill", "doctor", "export", "fold",
@@ -19,12 +20,12 @@ COMMANDS = ("calibrate", "convert", "demo", "diff", "distill", "doctor", "export
 
 
 def test_every_command_is_a_function_of_the_package():
-    assert set(cli.commands) == {*COMMANDS, "completion"}
+    assert set(cli.commands) == {*COMMANDS, "completion", "path"}
     for name in COMMANDS:
         assert callable(getattr(bonsai_quant, name))
 
 
-@pytest.mark.parametrize("command", (*COMMANDS, "completion"))
+@pytest.mark.parametrize("command", (*COMMANDS, "completion", "path"))
 def test_help_ends_with_an_example(run, command):
     result = run(command, "--help")
     assert result.code == 0
@@ -34,7 +35,8 @@ def test_help_ends_with_an_example(run, command):
 
 
 def test_starting_imports_nothing_heavy():
-    heavy = "numba,torch,mlx,diffusers,transformers,huggingface_hub,gemlite,triton,PIL,matplotlib"
+    heavy = "numba,torch,mlx,diffusers,transformers,huggingface_hub,gemlite,triton,PIL,matplotlib,"
+    heavy += "rich.progress"
     code = (
         "import sys\n"
         "from bonsai_quant.cli.main import main\n"
@@ -174,11 +176,18 @@ def test_a_damaged_pack_is_not_exported(packs, tmp_path, run):
     assert (result.code, (tmp_path / "copy").exists()) == (5, False)
 
 
-def test_doctor_reports_every_part(run):
-    data = json.loads(run("doctor", "--json").out)
-    parts = [f["part"] for f in data["findings"]]
-    assert any("mlx" in p for p in parts)
-    assert any("gemlite" in p for p in parts)
-    for finding in data["findings"]:
-        if finding["works"] is False and "installed" in finding["detail"]:
-            assert "pip install" in finding["hint"]
+def test_path_prints_the_folder_of_a_shipped_model_alone(run):
+    for name in (*NAMES, *PACKS):
+        folder = run("path", name).out.removesuffix("\n")
+        assert inspect(folder) == inspect(name)
+        assert json.loads(run("path", name, "--json").out)["path"] == folder
+    assert [line.split()[0] for line in run("path").out.splitlines()] == [*NAMES, *PACKS]
+    wrong = run("path", "mini-klien")
+    assert (wrong.code, "did you mean 'mini-klein'" in wrong.err) == (2, True)
+
+
+def test_path_says_what_is_not_installed(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("bonsai_quant.sources.shipped.DATA", tmp_path)
+    for name in (*NAMES, *PACKS):
+        done = run("path", name)
+        assert (done.code, str(tmp_path / name) in done.err) == (6, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -183,6 +184,23 @@ def test_a_terminal_shows_each_phase_and_is_left_clean(monkeypatch):
     assert "converting: 3 of 4 tensors, 75.0 %, 0:00" in shown
     assert "\x1b[?25l" not in shown, "a killed run would leave no cursor"
     assert shown.endswith("\x1b[2K"), "the line is erased"
+
+
+def test_on_a_narrow_terminal_the_label_is_cut_and_not_the_clock(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+
+    def work(stream) -> None:
+        display = Display(stream)
+        display.start()
+        display.phase("quantizing the text encoder of a deployment", 4_000_000, "bytes")
+        display.advance(1_000_000)
+        display._bar.refresh()
+        display.stop()
+
+    assert re.search(
+        r"quantizing the t[a-z ]*…: 1.00 MB of 4.00 MB, 25.0 %, 0:0", on_terminal(work)
+    )
 
 
 def test_a_terminal_ticks_while_nothing_advances(monkeypatch):

@@ -7,10 +7,11 @@ from .conversion import convert, export, plan
 from .hub import publish, pull
 from .packs import diff, inspect, report, verify
 from .pictures import demo, doctor, generate, score
+from .shipped import path
 from .training import calibrate, distill, fold, recover
 
 GROUPS: dict[str, tuple[Command, ...]] = {
-    "Start here": (demo, doctor, completion),
+    "Start here": (demo, doctor, path, completion),
     "Make packs": (plan, convert, export),
     "Prove them": (verify, inspect, diff),
     "Look at pictures": (generate, score, report),

@@ -22,7 +22,7 @@ from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.runners.png import encode_png
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.folder import lock, open_folder
-from bonsai_quant.storage.small_file import make_folder, write_file
+from bonsai_quant.storage.small_file import PART, clear_parts, make_folder, write_file
 from bonsai_quant.storage.strict_json import read_json
 
 from .judging import Judged
@@ -63,6 +63,7 @@ class Kept:
             fd = open_folder(self.folder)
         try:
             lock(fd, self.folder)
+            clear_parts(fd, self.folder)
             text = json.dumps(wanted, indent=1).encode()
             write_file(self.folder / SETTINGS, text, overwrite=resume)
             yield
@@ -70,7 +71,8 @@ class Kept:
             os.close(fd)
 
     def _check(self, wanted: dict[str, Any], resume: bool) -> None:
-        if not os.path.lexists(self.folder) or not any(self.folder.iterdir()):
+        there = os.listdir(self.folder) if os.path.lexists(self.folder) else []
+        if all(PART.fullmatch(name) for name in there):
             if resume:
                 log.warning("%s: nothing there to resume; starting from the beginning", self.folder)
             return
@@ -79,7 +81,7 @@ class Kept:
             raise OutputExists(
                 "holds other files than those of a score",
                 where=str(self.folder),
-                hint="name another",
+                hint="name another folder",
             )
         if not resume:
             raise OutputExists(

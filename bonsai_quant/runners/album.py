@@ -18,7 +18,7 @@ from bonsai_quant.core.version import TOOL, __version__
 from bonsai_quant.packs.picture_facts import read_facts
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.folder import lock, open_folder
-from bonsai_quant.storage.small_file import make_folder, write_file
+from bonsai_quant.storage.small_file import clear_parts, make_folder, write_file
 from bonsai_quant.storage.strict_json import read_json
 
 INDEX = "index.json"
@@ -73,6 +73,7 @@ class Album:
             fd = open_folder(self.folder)
         try:
             lock(fd, self.folder)
+            clear_parts(fd, self.folder)
             if not self.resume:
                 self.entries = {}
             yield

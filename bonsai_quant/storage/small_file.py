@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 from bonsai_quant.core.errors import OutputExists
 
 from . import fs
 from .folder import open_folder
+
+PART = re.compile(r"\..+\.\d+\.part")
+"""Names of files that are being written; no other program makes such."""
 
 
 def make_folder(path: Path) -> None:
@@ -34,6 +38,14 @@ def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
         fs.fsync(folder, path.parent)
     finally:
         os.close(folder)
+
+
+def clear_parts(folder_fd: int, path: Path) -> None:
+    """Remove what killed runs left half written in a folder that nobody else writes to now."""
+    with fs.explained(path, "removing"):
+        for name in os.listdir(folder_fd):
+            if PART.fullmatch(name):
+                fs.change("unlink", os.unlink, name, dir_fd=folder_fd)
 
 
 def _write(folder: int, part: str, data: bytes, path: Path) -> None:

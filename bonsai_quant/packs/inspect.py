@@ -18,6 +18,7 @@ from .find import find_packs
 from .foreign_manifest import model_version
 from .manifest import Manifest
 from .picture_facts import shown_facts
+from .quality import quality_words
 from .read import Pack, open_pack
 
 GGUF_KEYS = ("architecture", "name")
@@ -79,18 +80,37 @@ def _pack(pack: Pack) -> Inspection:
     else:
         facts += [
             ("bits per packed weight", f"{m.bits_per_weight:g}"),
-            ("solver", str(m.recipe.get("solver", "unknown"))),
+            ("solver", _solver(m)),
             ("source", _source(m)),
             ("made by", f"{m.tool['name']} {m.tool['version']}"),
         ]
     facts += [("lora", f"{a.name}, scale {a.scale:g}") for a in (m.source.lora if m else ())]
-    if m and m.measured:
-        facts.append(("relative error", f"{m.measured.relative_error:.4f}"))
+    if m:
+        facts += [*_error(m), ("pictures", quality_words(m))]
     return Inspection(pack.folder, "pack", tuple(facts), specs)
 
 
+def _solver(m: Manifest) -> str:
+    """How the codes were chosen: by a solver, or by training."""
+    stages = m.provenance.stages if m.provenance else []
+    if len(stages) > 1:
+        return ", then ".join(s.stage for s in stages)
+    return str(m.recipe.get("solver", "unknown"))
+
+
+def _error(m: Manifest) -> list[tuple[str, str]]:
+    """Of the weights, against the model that it all began with."""
+    if m.provenance is not None:
+        error = m.provenance.relative_error
+        return [("relative error", "unknown" if error is None else f"{error:.4f}")]
+    if m.measured is None or m.source.origin:
+        return []
+    return [("relative error", f"{m.measured.relative_error:.4f}")]
+
+
 def _source(m: Manifest) -> str:
-    return m.source.id or ", ".join(f.name for f in m.source.files) or "unknown"
+    first = m.provenance.source if m.provenance else m.source
+    return first.id or m.source.id or ", ".join(f.name for f in m.source.files) or "unknown"
 
 
 def _checkpoint(path: Path) -> Inspection:

@@ -116,7 +116,7 @@ def quality_words(manifest: Manifest) -> str:
     share = kept_by(manifest.mode, way) if way else None
     if share is None:
         return f"{how}; what such packs keep was not measured"
-    like = f"packs trained by {model}'s own recipe" if kind == "trained" else "such packs"
+    like = f"packs trained by the recipes of {model}" if kind == "trained" else "such packs"
     return f"{how}; measured on {model}: {like} kept {share} of its score"
 
 

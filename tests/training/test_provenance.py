@@ -13,9 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from bonsai_quant import calibrate, convert, distill, fold, recover, report
+from bonsai_quant import calibrate, convert, distill, export, fold, inspect, recover, report
+from bonsai_quant.packs.card import render_card
+from bonsai_quant.packs.find import look
 from bonsai_quant.packs.manifest import Manifest
+from bonsai_quant.packs.read import open_pack
 from bonsai_quant.packs.rebuild import rebuild
+from bonsai_quant.publishing.report.survey import survey
 
 WEIGHTS = "bonsai/model.safetensors"
 TRAINING = {"steps": 2, "batch": 4, "at_once": 4, "validate_every": 2, "checkpointing": False}
@@ -148,6 +152,42 @@ def test_training_with_other_options_than_a_recipe_s_is_written_out(standin, rec
     text = rebuild(manifest, str(standin))
     assert "steps: 1" in text and "--recipe recipe.yaml" in text
     assert manifest.provenance.training.recipe.content["distillation"]["batch"] == 4
+
+
+def test_reports_and_inspect_tell_the_errors_against_the_first_source(recovered):
+    folder = recovered.packs.out / "bonsai"
+    record = manifest_of(recovered.packs.out).provenance
+    layers = survey(open_pack(look(folder))).layers
+    assert {s.name: s.relative_error for s in layers} == record.layers
+    facts = dict(inspect(folder)[0].facts)
+    assert facts["relative error"] == f"{record.relative_error:.4f}"
+    assert facts["solver"] == "calibration, then rounding, then training"
+    assert facts["pictures"].startswith("trained for 2 updates")
+
+
+def test_a_card_of_a_trained_pack_does_not_say_that_it_equals_its_source(recovered):
+    card = (recovered.packs.out / "bonsai/README.md").read_text()
+    record = manifest_of(recovered.packs.out).provenance
+    assert f"against the weights of the source: {record.relative_error:.4f}" in card
+    assert "does not make the pack equal to its source" in card
+    assert "lay on the grid already" not in card and "solver | `exact`" not in card
+    assert f"torch {record.training.compute.torch}" in card
+    assert record.recovery.sha256 in card and "few.txt" in card
+
+
+def test_a_note_takes_the_place_of_the_promise(recovered):
+    manifest = manifest_of(recovered.packs.out)
+    record = manifest.provenance.model_copy(update={"note": "It was long ago."})
+    card = render_card(manifest.model_copy(update={"provenance": record}))
+    assert "It was long ago." in card and "do not give the same codes" in card
+    assert "The same codes and scales come out of" not in card
+
+
+def test_export_carries_it_on(recovered, tmp_path):
+    export(recovered.packs.out, format="unpacked", out=tmp_path / "dense")
+    text = (tmp_path / "dense/manifest.json").read_text()
+    first = manifest_of(recovered.packs.out)
+    assert Manifest.model_validate_json(text).provenance == first.provenance
 
 
 def block_of(card: str) -> str:

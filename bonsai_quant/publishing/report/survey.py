@@ -71,7 +71,13 @@ def survey(pack: Pack, progress: Progress = no_progress) -> Survey:
 
 
 def read_measured(pack: Pack) -> dict[str, float]:
-    """relative_error by tensor, from the pack's layers.csv; empty for packs without one."""
+    """relative_error by tensor, against the source; empty where nobody measured it.
+
+    Of a trained pack it stands in the manifest: its layers.csv is about the last step alone.
+    """
+    record = pack.manifest.provenance if pack.manifest else None
+    if record is not None and record.training is not None:
+        return {f"{name}.weight": error for name, error in record.layers.items()}
     path = pack.folder / "layers.csv"
     if pack.manifest is None or not path.is_file():
         return {}

@@ -16,6 +16,11 @@ TRAIN = ("matplotlib", "pillow")
 LOOK = ("pillow",)
 """What drawing and shrinking pictures needs."""
 
+CHARTS = ("matplotlib",)
+"""What drawing the charts of a report needs."""
+LIKENESS = ("torch", "torchmetrics")
+"""What measuring how alike pictures are to the eye needs."""
+
 HQQ = ("hqq", "torch", "transformers", "accelerate")
 """What makes and runs the text encoder of a gemlite deployment."""
 

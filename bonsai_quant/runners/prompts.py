@@ -8,8 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bonsai_quant.core.errors import BadInput, UsageError
+from bonsai_quant.sources.shipped import DATA
 from bonsai_quant.storage import fs
 
+SHIPPED = DATA / "prompts.txt"
+"""Written for this purpose: half of them count, place, or tell colours and materials apart."""
+HELD = 16
+"""One prompt of so many is never learned from."""
 MAX_PICTURES = 10_000
 MAX_SEED = 2**63 - 1
 RANDOM = "random"
@@ -29,6 +34,16 @@ def parse_prompts(data: bytes, where: str) -> list[str]:
     except UnicodeDecodeError as e:
         raise BadInput("is not UTF-8 text", where=where, hint="save it as UTF-8") from e
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def shipped_prompts() -> list[str]:
+    """The prompts that come with the program, each once."""
+    return list(dict.fromkeys(read_prompts(SHIPPED)))
+
+
+def held_out(lines: Sequence[str]) -> list[str]:
+    """The prompts of a list that training keeps aside."""
+    return list(lines[HELD - 1 :: HELD])
 
 
 def check_prompts(prompts: Sequence[str]) -> list[str]:

@@ -83,8 +83,10 @@ class Reader:
 
     def ours(self, words: list[str], only_parsed: bool) -> None:
         name, *rest = words
+        into = None
         if ">" in rest:
-            rest = rest[: rest.index(">")]
+            at = rest.index(">")
+            rest, into = rest[:at], rest[at + 1]
         if only_parsed or name in ONLY_PARSED:
             parse(name, rest)
             return
@@ -92,6 +94,8 @@ class Reader:
         self.lend(name, rest)
         result = self.run(name, *rest, *FEWER.get(name, ()))
         assert result.code == 0, (words, result.err)
+        if into is not None:
+            Path(into).write_text(result.out)
 
     def lend(self, name: str, words: list[str]) -> None:
         """What a page takes for granted: packs and the source of another page."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import rich_click as click
@@ -17,7 +18,9 @@ from bonsai_quant.cli.views import packs as views
 from bonsai_quant.core.errors import VerificationFailed
 from bonsai_quant.packs.diff import diff as run_diff
 from bonsai_quant.packs.inspect import inspect as run_inspect
+from bonsai_quant.publishing.report import PAGE
 from bonsai_quant.publishing.report import report as run_report
+from bonsai_quant.runners.prompts import read_prompts
 from bonsai_quant.verification.verify import BACKENDS
 from bonsai_quant.verification.verify import verify as run_verify
 
@@ -100,7 +103,7 @@ def verify(pack: str, backends: tuple[str, ...], **options: Any) -> None:
         sys.exit(VerificationFailed.exit_code)
 
 
-@click.command(cls=Command, first="out against level")
+@click.command(cls=Command, first="out against prompts opened")
 @click.argument(
     "packs",
     nargs=-1,
@@ -110,23 +113,65 @@ def verify(pack: str, backends: tuple[str, ...], **options: Any) -> None:
 )
 @click.option("-o", "--out", required=True, metavar="FOLDER", help="Output folder.")
 @shared.against
+@click.option(
+    "-p",
+    "--prompt",
+    "prompts",
+    multiple=True,
+    metavar="TEXT",
+    help="What to paint; repeat for more. [default: prompts that nobody chose]",
+)
+@click.option(
+    "--prompts",
+    "file",
+    metavar="FILE",
+    help="File of prompts, one a line.",
+    shell_complete=completion.file,
+)
+@click.option(
+    "--seed", default=0, show_default=True, metavar="N", help="Seed of the first picture's noise."
+)
+@click.option("--size", metavar="WxH", help="Size of pictures. [default: the pipeline's]")
+@click.option(
+    "--score",
+    "scores",
+    multiple=True,
+    metavar="FILE",
+    help="What score --json printed of a pack; repeat for more.",
+    shell_complete=completion.file,
+)
 @shared.level
 @shared.pipeline
+@click.option("--open", "opened", is_flag=True, help="Open the page in a browser.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier report.")
 @common_options
-def report(packs: tuple[str, ...], **options: Any) -> None:
+def report(
+    packs: tuple[str, ...],
+    prompts: tuple[str, ...],
+    file: str | None,
+    opened: bool,
+    **options: Any,
+) -> None:
     """Write one page that compares packs.
 
-    The folder gets report.html, which needs nothing else, with report.json and layers.csv.
+    The folder gets report.html, which needs nothing else, with report.json, layers.csv, gallery.png
+    and share.png. If a check fails, the page says so, and the exit code is 5.
 
     \b
-    bonsai-quant report mini-klein-ternary mini-klein-binary --against mini-klein -o report
+    bonsai-quant report mini-klein-ternary mini-klein-binary --against mini-klein -o report --open
+    # your own prompts
+    bonsai-quant report packs --against mini-klein -p "two green triangles" -o report
     """
     show = open_output(options)
+    texts = [*prompts, *(read_prompts(Path(file)) if file else ())]
     with shown_progress(show) as progress:
         places = [local_pack(p, progress) for p in packs]
-        result = run_report(places, progress=progress, **options)
+        result = run_report(places, prompts=texts, progress=progress, **options)
     show(views.reported(result), next_step=next_steps.after_report(result.out, packs[0]))
+    if opened:
+        click.launch(str((result.out / PAGE).resolve()))
+    if result.failed:
+        sys.exit(VerificationFailed.exit_code)
 
 
 @click.command(cls=Command)

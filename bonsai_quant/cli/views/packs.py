@@ -11,7 +11,7 @@ from bonsai_quant.core.schema import to_json
 from bonsai_quant.packs.diff import PackDiff, worst, worst_kept
 from bonsai_quant.packs.inspect import Inspection
 from bonsai_quant.publishing.report import Report
-from bonsai_quant.publishing.report.make import as_data
+from bonsai_quant.publishing.report.data import as_data
 from bonsai_quant.verification.verify import Verdict
 
 from .answer import MARKS, Answer, Table
@@ -119,6 +119,7 @@ def reported(result: Report) -> Answer:
     for pack in result.packs:
         counts = {s: sum(c.status == s for c in pack.verdict.checks) for s in MARKS}
         lines.append(f"{pack.name}: " + ", ".join(f"{n} {s}" for s, n in counts.items() if n))
+    lines += [f"FAILED  {name}, level {c.level}: {c.detail}" for name, c in result.failed]
     if isinstance(result.gallery, str):
         lines.append(f"no pictures: {result.gallery}")
     return Answer("\n".join(lines), as_data(result))

@@ -1,6 +1,6 @@
 """The report on packs: a page, JSON, and a table."""
 
-from .make import report
+from .make import PAGE, report
 from .records import Report
 
-__all__ = ["Report", "report"]
+__all__ = ["PAGE", "Report", "report"]

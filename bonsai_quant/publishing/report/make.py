@@ -1,42 +1,40 @@
-"""A report on packs: one page that needs nothing else, the same as JSON, every layer as CSV, and
-the pictures as one PNG."""
+"""A report on packs: one page that needs nothing else, the same as JSON, every layer as CSV, the
+pictures as one PNG, and a card for links."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bonsai_quant.core.errors import BonsaiError, OutputExists
+from bonsai_quant.core.errors import BadInput, OutputExists
 from bonsai_quant.core.progress import Progress, no_progress
-from bonsai_quant.core.requirements import LOOK, RUN, missing
-from bonsai_quant.core.schema import SCHEMA_VERSION, to_json
-from bonsai_quant.core.version import TOOL, __version__
+from bonsai_quant.core.requirements import LOOK, missing
 from bonsai_quant.packs.find import require_packs
 from bonsai_quant.packs.inspect import inspect
 from bonsai_quant.packs.manifest import GALLERY
-from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.packs.read import Pack, open_pack
 from bonsai_quant.packs.rebuild import rebuild
-from bonsai_quant.runners import open_runner
 from bonsai_quant.runners.png import encode_png
-from bonsai_quant.runners.runner import paint
 from bonsai_quant.storage.small_file import make_folder, write_file
-from bonsai_quant.verification.levels.images import psnr
-from bonsai_quant.verification.levels.pictures import PROMPTS, SEEDS, settings_of
 from bonsai_quant.verification.verify import verify
 
+from .data import as_csv, as_json
+from .gallery import paint_all, side_by_side
+from .machine import describe_machine, now
 from .page import render
 from .records import PackReport, Report, SideBySide
+from .scores import find_score, read_score_file
+from .share_card import draw_card
 from .survey import survey
 
-PAGE, DATA, TABLE = "report.html", "report.json", "layers.csv"
+PAGE, DATA, TABLE, CARD = "report.html", "report.json", "layers.csv", "share.png"
+SAYS = {
+    DATA: "everything on this page, for programs",
+    TABLE: "every layer of every pack",
+    GALLERY: "all pictures, exactly: a row for each prompt, a column for each model",
+    CARD: "the picture that goes with a link to this page",
+}
 
 
 def report(
@@ -46,35 +44,56 @@ def report(
     against: str | None = None,
     pipeline: str | None = None,
     level: str = "codes",
+    prompts: Sequence[str] = (),
+    seed: int = 0,
+    size: str | None = None,
+    scores: Sequence[str | Path] = (),
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Report:
     """Survey and verify packs, paint with them, and write a page, its data, and the pictures.
 
     packs: one folder or several, say the ternary and the binary pack of one source.
-    against: that source, for `verify` and for the pictures.  out: a folder.
-    level: of `verify`.  progress: of what is read.
+    against: that source, for `verify` and for the pictures.  out: a folder.  level: of `verify`.
+    prompts: to paint [captions of the benchmark, or general prompts].  seed: of the first picture.
+    size: WIDTHxHEIGHT [the pipeline's].  scores: files that `score --json` wrote of the packs.
+    A failed check does not stop it: it is on the page, and `Report.failed` names it.
     """
     paths = [packs] if isinstance(packs, str | Path) else list(packs)
     folder = Path(out)
-    for name in (PAGE, DATA, TABLE, GALLERY):
+    for name in (PAGE, DATA, TABLE, GALLERY, CARD):
         if (folder / name).exists() and not overwrite:
             raise OutputExists("exists already", where=(folder, name), hint="pass --overwrite")
-    reports = tuple(_look_at(Path(p), against, pipeline, level, progress) for p in paths)
-    gallery = _paint([str(p) for p in paths], against, pipeline)
-    result = Report(reports, against, gallery, folder)
-    data = json.dumps(as_data(result), indent=2, sort_keys=True).encode() + b"\n"
-    contents = {TABLE: as_csv(result), DATA: data, PAGE: render(result).encode()}
-    if isinstance(gallery, SideBySide):
-        contents[GALLERY] = encode_png(side_by_side(gallery))
+    for path in scores:
+        read_score_file(Path(path))
+    reports = tuple(_look_at(Path(p), against, pipeline, level, scores, progress) for p in paths)
+    _check_scores(reports, scores)
+    gallery = paint_all([str(p) for p in paths], against, pipeline, prompts, seed, size, progress)
+    result = Report(reports, against, gallery, folder, now(), describe_machine())
     make_folder(folder)
-    for name, content in contents.items():
+    for name, content in _contents(result).items():
         write_file(folder / name, content, overwrite=overwrite)
     return result
 
 
+def _contents(result: Report) -> dict[str, bytes]:
+    """Every file; the page comes last, when what it links to is there."""
+    contents = {TABLE: as_csv(result), DATA: as_json(result)}
+    if isinstance(result.gallery, SideBySide):
+        contents[GALLERY] = encode_png(side_by_side(result.gallery))
+    if not missing(LOOK):
+        contents[CARD] = draw_card(result)
+    page = render(result, [(name, SAYS[name]) for name in SAYS if name in contents])
+    return contents | {PAGE: page.encode()}
+
+
 def _look_at(
-    path: Path, against: str | None, pipeline: str | None, level: str, progress: Progress
+    path: Path,
+    against: str | None,
+    pipeline: str | None,
+    level: str,
+    scores: Sequence[str | Path],
+    progress: Progress,
 ) -> PackReport:
     folders = require_packs(path)
     verdict = verify(path, level=level, against=against, pipeline=pipeline, progress=progress)
@@ -83,7 +102,9 @@ def _look_at(
     facts = next(iter(inspect(first.folder))).facts
     return PackReport(
         path.name, first.info.mode, facts, tuple(_size(p) for p in opened),
-        survey(first, progress), verdict, first.manifest, rebuild(first.manifest, against),
+        2 * sum(t.size for t in first.info.tensors), survey(first, progress), verdict,
+        first.manifest, rebuild(first.manifest, against),
+        find_score(first.folder, first.manifest, scores),
     )  # fmt: skip
 
 
@@ -92,68 +113,11 @@ def _size(pack: Pack) -> tuple[str, int, int]:
     return pack.format.name, pack.path.stat().st_size, data
 
 
-def _paint(paths: Sequence[str], against: str | None, pipeline: str | None) -> SideBySide | str:
-    """The same prompts and seeds with the source and every pack; or why it cannot be done here."""
-    if problem := missing((*RUN, *LOOK)):
-        return problem
-    names = [*([against] if against else []), *paths]
-    pictures = []
-    try:
-        for name in names:
-            located = locate(name, pipeline=pipeline, spare=against)
-            pictures.append(
-                paint(open_runner(located, "torch"), PROMPTS, SEEDS, settings_of(located)).pictures
+def _check_scores(reports: Sequence[PackReport], files: Sequence[str | Path]) -> None:
+    """Refuse a score that is of none of the packs: it would be missed on the page."""
+    shown: list[dict[str, Any]] = [r.score for r in reports if r.score]
+    for path in files:
+        if read_score_file(Path(path)) not in shown:
+            raise BadInput(
+                "is about none of these packs", where=str(path), hint="score one of them"
             )
-    except BonsaiError as e:
-        return str(e)
-    decibels = [
-        tuple(psnr(a, b) for a, b in zip(p, pictures[0], strict=True))
-        for p in (pictures[1:] if against else ())
-    ]
-    labels = [Path(n).name or n for n in names]
-    return SideBySide(tuple(labels), PROMPTS, np.stack(pictures), tuple(decibels))
-
-
-def side_by_side(gallery: SideBySide) -> NDArray[np.uint8]:
-    """One picture of all: a row for each prompt, a column for each model."""
-    return np.concatenate(
-        [np.concatenate(list(row), axis=1) for row in gallery.pictures.swapaxes(0, 1)]
-    )
-
-
-def as_csv(report: Report) -> bytes:
-    """Every packed layer of every pack, one a line."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["pack", "mode", "layer", "out", "in", "relative_error", "zero_share",
-                     "scale_median", "scale_min", "scale_max"])  # fmt: skip
-    for pack in report.packs:
-        for s in pack.survey.layers:
-            numbers = (s.relative_error, s.zero_share, s.scale_median, s.scale_min, s.scale_max)
-            cells = ["" if n is None else f"{n:.9g}" for n in numbers]
-            writer.writerow([pack.name, pack.mode, s.name, *s.shape, *cells])
-    return text.getvalue().encode()
-
-
-def as_data(report: Report) -> dict[str, Any]:
-    """The report without its pictures, as plain JSON."""
-    gallery: dict[str, Any] = {"not_painted": report.gallery}
-    if isinstance(report.gallery, SideBySide):
-        gallery = {"models": list(report.gallery.models), "prompts": list(report.gallery.prompts),
-                   "decibels_to_source": [list(d) for d in report.gallery.decibels]}  # fmt: skip
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "made_by": f"{TOOL} {__version__}",
-        "source": report.source,
-        "packs": [_pack_data(p) for p in report.packs],
-        "gallery": gallery,
-    }
-
-
-def _pack_data(pack: PackReport) -> dict[str, Any]:
-    sizes = [{"format": f, "weight_file": n, "tensor_data": d} for f, n, d in pack.sizes]
-    return {
-        "name": pack.name, "mode": pack.mode, "facts": dict(pack.facts), "sizes": sizes,
-        "rebuild": pack.rebuild, "survey": to_json(pack.survey), "verify": to_json(pack.verdict),
-        "manifest": pack.manifest.model_dump(mode="json") if pack.manifest else None,
-    }  # fmt: skip

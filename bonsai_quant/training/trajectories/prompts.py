@@ -18,13 +18,8 @@ from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.packs.provenance_record import PromptsRecord
 from bonsai_quant.runners.picture_settings import NAME as BENCHMARK
 from bonsai_quant.runners.picture_settings import read_benchmark
-from bonsai_quant.runners.prompts import read_prompts
-from bonsai_quant.sources.shipped import DATA
+from bonsai_quant.runners.prompts import SHIPPED, held_out, read_prompts
 
-SHIPPED = DATA / "prompts.txt"
-"""Written for this purpose: half of them count, place, or tell colours and materials apart."""
-HELD = 16
-"""One prompt of so many is held out of a list that brings no others."""
 MOST_HELD = 64
 DEV_PER_CATEGORY = 25
 
@@ -65,7 +60,7 @@ def choose_prompts(
     lines = list(dict.fromkeys(read_prompts(Path(file or SHIPPED))))
     if len(lines) < 2:
         raise BadInput("holds fewer than two prompts", where=str(file), hint="write one a line")
-    held = lines[HELD - 1 :: HELD][:MOST_HELD] or lines[-1:]
+    held = held_out(lines)[:MOST_HELD] or lines[-1:]
     kept = [line for line in lines if line not in set(held)]
     return Prompts(tuple(kept[:limit]), tuple(held))
 

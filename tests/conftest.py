@@ -6,6 +6,7 @@ import atexit
 import gc
 import io
 import math
+import re
 import signal
 import socket
 import time
@@ -33,6 +34,16 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 
 HEAVY = {"standin", "standin_packs", "shipped", "trained", "gemlite_checks"}
 """Fixtures that load torch or Triton: what asks for one, be it through another, is heavy."""
+
+
+HEAVY_FILE = re.compile(r"^pytestmark = .*pytest\.mark\.heavy", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """`-m "not heavy"` does not import files that are heavy as a whole: they load torch."""
+    if config.option.markexpr != "not heavy" or collection_path.suffix != ".py":
+        return None
+    return True if HEAVY_FILE.search(collection_path.read_text()) else None
 
 
 def pytest_collection_modifyitems(config, items):

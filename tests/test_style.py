@@ -9,7 +9,8 @@ from pathlib import Path
 import bonsai_quant
 
 ROOT = Path(bonsai_quant.__file__).parent
-LONGEST_FUNCTION, LONGEST_FILE = 45, 250
+TESTS = Path(__file__).parent
+LONGEST_FUNCTION, LONGEST_FILE, LONGEST_TEST_FILE = 45, 250, 400
 LONGER_FILES = {
     "sources/families/flux2.py": 372,
     "core/schema.py": 284,
@@ -31,6 +32,11 @@ def modules() -> list[tuple[str, str, ast.Module]]:
 def test_files_stay_small():
     long = {name: len(text.splitlines()) for name, text, _ in modules()}
     assert {n: k for n, k in long.items() if k > LONGER_FILES.get(n, LONGEST_FILE)} == {}
+
+
+def test_test_files_stay_small():
+    lengths = {str(p): len(p.read_text().splitlines()) for p in TESTS.rglob("*.py")}
+    assert {n: k for n, k in lengths.items() if k > LONGEST_TEST_FILE} == {}
 
 
 def test_functions_stay_small():

@@ -58,6 +58,7 @@ def test_block_sizes_do_not_change_a_byte(golden, tiny, tmp_path, block, monkeyp
     assert hashes(tmp_path / "out") == expected
 
 
+@pytest.mark.heavy
 def test_another_process_on_another_day_gives_the_same_bytes(golden, tiny, tmp_path):
     mode, expected, _ = golden
     code = (

@@ -73,6 +73,7 @@ def _size(t):
     return n
 
 
+@pytest.mark.heavy
 def test_diffusers_class_on_the_meta_device_agrees():
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
@@ -84,6 +85,7 @@ def test_diffusers_class_on_the_meta_device_agrees():
         assert theirs == {t.name: t.shape for t in detected(size).tensors}
 
 
+@pytest.mark.heavy
 def test_diffusers_reads_the_original_layout_the_same_way(tmp_path):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")

@@ -15,6 +15,7 @@ from bonsai_quant.evaluation.bootstrap import (
 )
 
 
+@pytest.mark.heavy
 def test_an_interval_holds_the_truth_about_as_often_as_it_says(monkeypatch):
     monkeypatch.setattr("bonsai_quant.evaluation.bootstrap.RESAMPLES", 500)
     rng = np.random.default_rng(0)

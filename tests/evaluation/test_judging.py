@@ -73,6 +73,7 @@ def gallery(name, *, other=False, images=2, per_category=8):
     return made, pictures
 
 
+@pytest.mark.heavy
 def test_true_pictures_pass_and_those_of_other_captions_are_worth_nothing():
     right, wrong = gallery("right")[0], gallery("wrong", other=True)[0]
     luck = right.chance

@@ -177,7 +177,11 @@ def test_shapes_lie_around_their_centre(shape):
 # --- the checker ---
 
 
-@pytest.mark.parametrize(("world", "each"), [(SMALL, 50), (LARGE, 15)], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("world", "each"),
+    [(SMALL, 50), pytest.param(LARGE, 15, marks=pytest.mark.heavy)],
+    ids=["small", "large"],
+)
 def test_right_pictures_pass(world, each):
     for meaning, scene in drawn(world, each):
         judged = check(draw(scene, world.pixels), meaning, world)
@@ -221,6 +225,7 @@ def test_judging_is_deterministic_and_leaves_the_picture_alone(world):
         assert np.array_equal(picture, before)
 
 
+@pytest.mark.heavy
 def test_score_falls_with_damage():
     scenes = list(drawn(SMALL, 5))
     rng = np.random.default_rng(0)
@@ -309,6 +314,7 @@ def moved(thing, **changes):
     return Thing(**values)
 
 
+@pytest.mark.heavy
 def test_validation_has_a_row_for_everything():
     rows = validate(SMALL, pictures=6, seed=0)
     assert [r.name for r in rows if not r.right] == [m[0] for m in MISTAKES]

@@ -82,11 +82,8 @@ def half_done(world, tmp_path_factory) -> Path:
     return folder / ".out.staging"
 
 
-@pytest.mark.parametrize(
-    "operations",
-    [pytest.param(OTHERS, marks=pytest.mark.heavy), ("pwrite",)],
-    ids=["others", "pwrite"],
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize("operations", [OTHERS, ("pwrite",)], ids=["others", "pwrite"])
 @pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_while_resuming(world, tmp_path, half_done, operations, step):
     out, step = tmp_path / "out", step if operations == ("pwrite",) else 1

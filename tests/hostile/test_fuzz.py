@@ -135,6 +135,7 @@ def judge(path: Path, content: bytes) -> tuple[str, str]:
     return theirs, ours
 
 
+@pytest.mark.heavy
 @SEEDED
 @given(content=files())
 def test_what_safetensors_refuses_we_refuse(content, path):

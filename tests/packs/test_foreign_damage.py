@@ -22,6 +22,8 @@ from bonsai_quant.storage.containers import torchzip_reader
 from tests.support import published
 from tests.support.published import LAYER, WEIGHTS, failures, weights_path
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture
 def copy(released, tmp_path):
@@ -144,7 +146,6 @@ def test_layers_left_dense_are_kept_and_named(released, copy, caplog):
     assert f"1 layers are on no grid, and kept: {LAYER}.weight" in caplog.text
 
 
-@pytest.mark.heavy
 def test_gemlite_scales_may_be_fp16_and_tensors_may_have_been_on_a_gpu(released, copy, monkeypatch):
     folder, path = copy("gemlite")
     (folder / "manifest.json").unlink()

@@ -31,6 +31,8 @@ from tests.support.published import (
     write_manifest,
 )
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(params=LAYOUTS)
 def repo(request, released):
@@ -140,7 +142,6 @@ def pixels(path):
     return np.array(Image.open(path))
 
 
-@pytest.mark.heavy
 def test_steps_of_theirs_can_be_proved(released, standin):
     repo = released.repos["gemlite" if released.mode == "ternary" else "unpacked"]
     verdict = verify(repo, level="step", pipeline=str(standin), backends=("torch",))
@@ -180,7 +181,6 @@ WIDE = ((1, 1), {"h": 256, "i": 128, "o": 128, "j": 128, "t": 64, "d": 128, "m":
 """gemlite stores layers of a single group in another way."""
 
 
-@pytest.mark.heavy
 def test_files_of_what_gemlite_itself_packed_are_read(tmp_path):
     source = models.save_folder(tmp_path / "transformer", models.tensors(WIDE), WIDE)
     made = [release(source, mode) for mode in ("ternary", "binary")]

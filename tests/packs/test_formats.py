@@ -86,6 +86,7 @@ def test_gemlite_is_loaded_by_torch(packs):
         assert stored[f"{linear}.orig_shape"].tolist() == list(w.shape)
 
 
+@pytest.mark.heavy
 def test_unpacked_is_loaded_by_diffusers(packs):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")

@@ -203,6 +203,7 @@ def test_an_output_that_is_there(pack, remote, tmp_path):
     assert (out / "README.md").read_bytes() == b"new"
 
 
+@pytest.mark.heavy
 def test_killed_at_every_request_and_run_again(pack, remote, tmp_path):
     out = tmp_path / "back"
     for k in range(100):

@@ -29,6 +29,7 @@ def dense(solved, mode):
     return decoded(solved.codes, solved.scales, 2 if mode == "ternary" else 1)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("mode", MODES)
 def test_every_stage_of_gptq_lowers_its_objective(layer, mode):
     weight, hessian, _ = layer

@@ -24,6 +24,8 @@ from bonsai_quant.runners.torch.runner import TorchRunner
 from tests.support.forge import flip, orphan, resign
 from tests.support.watching import Watching
 
+pytestmark = pytest.mark.heavy
+
 CIRCLE = "a red circle"
 PACKAGE = {"torch": "torch", "mlx": "mlx_lm"}
 

@@ -37,7 +37,7 @@ PACKAGE = {"torch": "torch", "mlx": "mlx_lm"}
 BACKENDS = tuple(PACKAGE)
 
 
-pytestmark = pytest.mark.usefixtures("no_network")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("no_network")]
 
 
 @pytest.fixture(scope="module", params=["ternary", "binary"])

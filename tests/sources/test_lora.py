@@ -79,6 +79,7 @@ def test_binary_kept_layers_and_float16_sources_too(pairs, tmp_path):
     assert found["lora"] == found["merged"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("style", ["kohya", "diffusers", "bfl", "peft"])
 def test_diffusers_reads_the_same_factors(style, tiny, tmp_path):
     """In blocks: its converters leave the last norm's halves as they are. Those of `bfl` and `peft`
@@ -107,6 +108,7 @@ def test_diffusers_reads_the_same_factors(style, tiny, tmp_path):
             assert np.array_equal(product, alpha * (b @ a)), planned.tensor.name
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("stabilized", [False, True])
 def test_what_peft_trains_and_diffusers_saves_is_what_they_fuse(tiny, tmp_path, stabilized):
     torch = pytest.importorskip("torch")

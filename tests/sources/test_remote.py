@@ -151,6 +151,7 @@ def shell(remote, tmp_path):
     return call
 
 
+@pytest.mark.heavy
 def test_command_line(remote, files, local, shell, tmp_path):
     sha = remote.commit(files)
     options = ("--mode", "ternary", "--format", "bonsai", "--threads", "2")
@@ -164,6 +165,7 @@ def test_command_line(remote, files, local, shell, tmp_path):
     assert remote.requests == []
 
 
+@pytest.mark.heavy
 def test_command_line_errors_are_one_line(remote, files, shell):
     remote.commit(files)
     remote.fault("GET /api/", status(403, f"no access with {TOKEN}", X_Error_Code="GatedRepo"))

@@ -40,6 +40,7 @@ def test_truncated_anywhere_it_is_refused(tmp_path):
         assert str(path) in str(e.value)
 
 
+@pytest.mark.heavy
 def test_random_damage_is_refused_or_readable_by_the_package(tmp_path):
     """Each byte of the header changed in turn, and pieces of it replaced by extreme numbers."""
     path = foreign(tmp_path / "a.gguf")

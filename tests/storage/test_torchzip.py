@@ -23,6 +23,8 @@ from tests.support.torchzips import DTYPES, STATE, check_same, load, refuses, wr
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.heavy
+
 
 # --- what we write
 

@@ -17,6 +17,8 @@ from tests.support.torchzips import DATA, PICKLE, STATE, load, refuses, write, z
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.heavy
+
 
 def ours(tmp_path: Path) -> tuple[Path, bytearray]:
     path = tmp_path / "evil.pt"

@@ -31,6 +31,8 @@ from tests.support.torchzips import (
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.heavy
+
 
 class Call:
     """Pickles as a call of `function`."""

@@ -23,6 +23,8 @@ from tools.mini import (  # noqa: E402
 from tools.mini.muon import orthogonal  # noqa: E402
 from tools.mini.sizes import SIZES, Stage  # noqa: E402
 
+pytestmark = pytest.mark.heavy
+
 TINY = replace(
     SIZES["small"], channels=(8, 8, 16, 16), norm_groups=2, latents=4, width=16, heads=1, double=1,
     single=1, scenes=50, paths=4, dev_captions=1, autoencoder=Stage(2, 2, 1e-3),
@@ -42,7 +44,6 @@ def trained(tmp_path_factory):
     return out
 
 
-@pytest.mark.heavy
 def test_parts_make_a_pipeline_that_diffusers_runs(trained):
     from diffusers import Flux2KleinPipeline
 
@@ -59,7 +60,6 @@ def test_parts_make_a_pipeline_that_diffusers_runs(trained):
     assert pipe.tokenizer.unk_token_id not in pipe.tokenizer("A red circle.").input_ids
 
 
-@pytest.mark.heavy
 def test_a_stopped_run_goes_on_with_the_same_numbers(trained, tmp_path):
     for name in ("vae", "text_encoder", "tokenizer", "latents"):
         (tmp_path / name).symlink_to(trained / name)
@@ -95,7 +95,6 @@ def test_no_training_caption_is_held_out():
     assert {split_of(m) for m in said} == {"train"}
 
 
-@pytest.mark.heavy
 def test_latents_and_back_are_inverse_orders(trained):
     from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline
 

@@ -31,6 +31,8 @@ from bonsai_quant.training.recipe import load_recovery
 from bonsai_quant.training.trajectories.denoiser import Denoiser, walk
 from tests.support.watching import Watching
 
+pytestmark = pytest.mark.heavy
+
 MODES = ("ternary", "binary")
 N_PROMPTS = 3
 

@@ -32,6 +32,8 @@ from bonsai_quant.training.settings import DistillationSettings
 from bonsai_quant.training.trajectories.prompts import SHIPPED, choose_prompts
 from bonsai_quant.training.write_pipeline import WEIGHTS
 
+pytestmark = pytest.mark.heavy
+
 MODES = ("ternary", "binary")
 SETTINGS = {
     "steps": 6, "batch": 8, "at_once": 8, "rate": 1e-3, "kept_rate": 1e-3, "average": 0.5,

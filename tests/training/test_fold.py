@@ -15,6 +15,8 @@ from bonsai_quant.quantization.solvers import solve
 from bonsai_quant.training.fold.transforms import balance, hadamard, mix_heads
 from bonsai_quant.training.write_pipeline import WEIGHTS
 
+pytestmark = pytest.mark.heavy
+
 MOVES = ("heads", "scale", "sort", "heads,scale,sort")
 
 

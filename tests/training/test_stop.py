@@ -20,6 +20,8 @@ from bonsai_quant.training.write_pipeline import WEIGHTS
 
 from .test_distill import SETTINGS, losses
 
+pytestmark = pytest.mark.heavy
+
 STOPPING = str(Path(__file__).with_name("stopping.py"))
 CODES = {"SIGINT": 130, "SIGTERM": 143}
 HOUR = ("--save-every", "3600")

@@ -12,6 +12,8 @@ from bonsai_quant.packs.read import open_pack
 from bonsai_quant.runners.torch import packed_linear as packed
 from tests.support.forge import exchange, flip, orphan, resign
 
+pytestmark = pytest.mark.heavy
+
 BACKENDS = ("torch", "mlx")
 
 

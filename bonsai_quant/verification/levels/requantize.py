@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bonsai_quant.core.recipe import Recipe
 from bonsai_quant.core.schema import PackInfo
 from bonsai_quant.packs.read import Pack
+from bonsai_quant.sources.remote import download
+from bonsai_quant.storage import fs
+from bonsai_quant.verification.likeness import compare
 
 from .check import Check
 from .job import Job
-from .likeness import unlike
 
 if TYPE_CHECKING:
     from bonsai_quant.conversion.plan import Plan
@@ -21,23 +23,11 @@ if TYPE_CHECKING:
     from bonsai_quant.packs.manifest import Manifest
 
 
-class Comparison(NamedTuple):
-    """One tensor beside the source's, quantized again.
-
-    difference: where they differ, or ''.  cosine: of their weights.
-    unlikeness: why they cannot be the same layer, or ''.
-    """
-
-    difference: str
-    cosine: float
-    unlikeness: str
-
-
 def check_against(job: Job) -> list[Check]:
     """Quantize the source again, with the recipe that the manifest names.
 
-    A pack without a recipe, or made from another source as distilled ones are, is held against
-    the source's weights by their likeness.
+    A pack without a recipe, or made from another source as trained ones are, is held against the
+    source's weights by their likeness.
     """
     return [_check(job.packs[0], job.against, job)] if job.against and job.packs else []
 
@@ -55,22 +45,54 @@ def _check(pack: Pack, source: str, job: Job) -> Check:
         return Check("codes", subject, "failed", "the source holds other tensors")
     if problem := _other_inputs(manifest, job, plan):
         return Check("codes", subject, "failed", problem)
-    comparisons: dict[str, Comparison] = {}
+    if manifest is None or not _is_its_source(manifest, plan):
+        return _alike(pack, plan, subject, job)
+    differences: dict[str, str] = {}
     lock = threading.Lock()
 
-    def compare(finished: QuantizedTensor) -> None:
-        comparison = Comparison(_difference(pack, finished), *unlike(pack, finished))
+    def look(finished: QuantizedTensor) -> None:
+        difference = _difference(pack, finished)
         with lock:
-            comparisons[finished.planned.tensor.name] = comparison
+            differences[finished.planned.tensor.name] = difference
 
     checks = Checks(zeros=False, magnitudes=False)
-    digests = run(
-        plan, compare, checks=checks, progress=job.progress, label="quantizing the source again"
+    run(plan, look, checks=checks, progress=job.progress, label="quantizing the source again")
+    if wrong := _first(differences):
+        return Check("codes", subject, "failed", wrong)
+    return Check("codes", subject, "passed", "quantized again: the same codes and values")
+
+
+def _is_its_source(manifest: Manifest, plan: Plan) -> bool:
+    """Whether a pack was made from these very files."""
+    files = {f.name: f.path for f in download(plan.source).files}
+    recorded = {f.name: (f.size, f.sha256) for f in manifest.source.files}
+    if {n: p.stat().st_size for n, p in files.items()} != {n: r[0] for n, r in recorded.items()}:
+        return False
+    return all(fs.sha256_file(path) == recorded[name] for name, path in files.items())
+
+
+def _alike(pack: Pack, plan: Plan, subject: str, job: Job) -> Check:
+    """A pack that cannot be made again: whether it is nevertheless one of this source."""
+    found = compare(pack, plan, job.threads, job.progress)
+    if wrong := _first(found.problems):
+        return Check("codes", subject, "failed", wrong)
+    least = min(found.cosines, key=lambda name: found.cosines[name])
+    why = "made from another source" if pack.manifest else "no recipe to repeat"
+    detail = (
+        f"{why}; every tensor resembles the source's in its rows, columns and groups, {least} "
+        f"least of all: cosine {found.cosines[least]:.3f}; {found.off} groups are switched off"
     )
-    same_source = (
-        manifest is not None and {f.name: f.sha256 for f in manifest.source.files} == digests
-    )
-    return _conclude(subject, comparisons, same_source, manifest)
+    figures = {"least_cosine": found.cosines[least], "groups_off": found.off}
+    return Check("codes", subject, "passed", detail, figures)
+
+
+def _first(problems: dict[str, str]) -> str:
+    """The first problem by name, and how many other tensors have one; '' where there is none."""
+    wrong = sorted(name for name, problem in problems.items() if problem)
+    if not wrong:
+        return ""
+    more = f"; and {len(wrong) - 1} more tensors" if len(wrong) > 1 else ""
+    return f"{wrong[0]}: {problems[wrong[0]]}{more}"
 
 
 def _missing_option(manifest: Manifest | None, job: Job) -> str:
@@ -117,27 +139,6 @@ def _plan(pack: Pack, manifest: Manifest | None, source: str, job: Job) -> Plan:
         lora_partial=manifest is not None and any(a.ignored for a in manifest.source.lora),
         transformer_only=True,
     )
-
-
-def _conclude(
-    subject: str,
-    comparisons: dict[str, Comparison],
-    same_source: bool,
-    manifest: Manifest | None,
-) -> Check:
-    """comparisons: by tensor.  same_source: whether every code and value must be the same."""
-    problems = {
-        name: c.difference if same_source else c.unlikeness for name, c in comparisons.items()
-    }
-    wrong = min((name for name, problem in problems.items() if problem), default=None)
-    if wrong is not None:
-        return Check("codes", subject, "failed", f"{wrong}: {problems[wrong]}")
-    if same_source:
-        return Check("codes", subject, "passed", "quantized again: the same codes and values")
-    least = min(comparisons, key=lambda name: comparisons[name].cosine)
-    why = "made from another source" if manifest else "no recipe to repeat"
-    detail = f"{why}; every tensor resembles the source's, {least} least of all"
-    return Check("codes", subject, "passed", f"{detail}: cosine {comparisons[least].cosine:.3f}")
 
 
 def _inventory(info: PackInfo) -> list[tuple[str, tuple[int, ...], bool]]:

@@ -1,16 +1,17 @@
-"""GGUF, as stable-diffusion.cpp reads a FLUX.2 diffusion model: binary packs only.
+"""GGUF, as stable-diffusion.cpp reads a FLUX.2 diffusion model.
 
 Tensors have the names of the original layout: q, k and v are one tensor, and the halves of the last
-norm's modulation change places. Packed: ggml's Q1_0, blocks of 128 weights along `in`, which are
-our groups:
+norm's modulation change places. Packed layers are blocks of weights along `in`:
 
-    block   d (fp16) | 16 bytes, weight j at bit j % 8 of byte j / 8; w = d where it is 1, else -d
+    binary    Q1_0: 128 weights   d (fp16) | 16 bytes, bit j % 8 of byte j / 8; w = d or, at 0, -d
+    ternary   Q2_0:  64 weights   d (fp16) | 16 bytes, 2 bits each, lowest first; w = (code - 1) d
+
+Our groups have 128 weights, so that in Q2_0 each scale stands twice. Code 3, which is 2 d there, is
+in no pack. Q2_0 has the number 42; forks of ggml wrote blocks of 128 under it, which are no pack of
+ours and are refused (see `storage/containers/gguf_reader`).
 
 Kept: BF16, but F32 where they have one axis: ggml's norms compute in float32, and the tools that
 make such files keep their weights so.
-
-ggml's ternary types have one scale for 256 weights, so they cannot hold a ternary pack. Its newer
-Q2_0 could, but released readers do not know it, and its number stands for two sizes of block.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 
 from bonsai_quant.core.errors import BadInput, Unsupported
 from bonsai_quant.core.schema import (
+    BITS,
     GROUP,
     Mode,
     PackedLayer,
@@ -33,26 +35,25 @@ from bonsai_quant.core.schema import (
 from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.quantization.bf16 import from_bf16
 from bonsai_quant.sources.families import detect, original_rows
-from bonsai_quant.storage.containers.gguf import ALIGN, KINDS, GgufTensor
+from bonsai_quant.storage.containers.gguf import ALIGN, KINDS, OTHER_KINDS, GgufTensor
 from bonsai_quant.storage.containers.gguf_reader import read_gguf
 from bonsai_quant.storage.containers.layout import Layout, gguf_layout
 
 from .format import Format, json_bytes, stored_parts
-from .inventory import Inventory
+from .inventory import Inventory, action_of
 from .kept import Kept, exact_bf16, to_float16
-from .legal import canonical_scales
+from .legal import canonical_scales, check_codes, check_equal
 
-PACKED = "Q1_0"
-BLOCK = KINDS[PACKED].size
-"""Bytes of a group: its scale and its codes."""
+PACKED: dict[Mode, str] = {"binary": "Q1_0", "ternary": "Q2_0"}
+OF_BITS = {BITS[mode]: kind for mode, kind in PACKED.items()}
 SCALE = 2
-"""Of these, for the scale."""
-FILE_TYPE = 40
-"""`general.file_type` of files that are mostly Q1_0."""
+"""Bytes of a block's scale; its codes follow."""
+FILE_TYPE: dict[Mode, int] = {"binary": 40, "ternary": 41}
+"""`general.file_type` of files that are mostly Q1_0 or Q2_0, as llama.cpp counts them."""
 QUANTIZATION_VERSION = 2
 """Of the block layouts, as ggml counts them."""
 
-READABLE = (PACKED, "BF16", "F32")
+KEPT = ("BF16", "F32")
 
 
 class GgufKept:
@@ -75,66 +76,63 @@ class GgufKept:
 
 
 class GgufFormat(Format):
-    """`diffusion-model-q1_0.gguf`."""
+    """`diffusion-model-q1_0.gguf` or `diffusion-model-q2_0.gguf`."""
 
     name = "gguf"
     kept: Kept = GgufKept()
-    modes = ("binary",)
     tags = ("gguf",)
 
     def weights_path(self, mode: Mode) -> str:
         """Path of the weight file inside the pack's folder."""
-        return "diffusion-model-q1_0.gguf"
+        return f"diffusion-model-{PACKED[mode].lower()}.gguf"
 
     def inventory(self, path: Path, manifest: Manifest | None) -> Inventory:
         """See `Format`."""
-        return _inventory(path)
+        return _inventory(path, manifest)
 
     def parts(self, tensor: PackTensor, bits: int) -> list[TensorSpec]:
-        """Its rows of blocks; Unsupported where codes are ternary."""
-        if bits != 1:
-            raise Unsupported(
-                "gguf cannot hold a ternary pack: its types TQ1_0 and TQ2_0 have one scale for 256 "
-                f"weights, and the pack has one for {GROUP}",
-                hint="use the formats bonsai, mlx or gemlite, or --mode binary",
-            )
-        return pieces(tensor.name, PACKED, tensor.shape)
+        """Its rows of blocks."""
+        return pieces(tensor.name, OF_BITS[bits], tensor.shape)
 
     def encode(self, layer: PackedLayer) -> list[np.ndarray]:
-        """Scale and code bytes of each group, one after the other."""
-        out, n = layer.shape
-        blocks = np.empty((out, n // GROUP, BLOCK), np.uint8)
-        scales = np.ascontiguousarray(layer.scales.astype("<f2", copy=False))
-        blocks[..., :SCALE] = scales.view(np.uint8).reshape(out, -1, SCALE)
-        blocks[..., SCALE:] = layer.codes.reshape(out, -1, BLOCK - SCALE)
+        """Scale and code bytes of each block, one after the other."""
+        kind, (out, n) = KINDS[OF_BITS[layer.bits]], layer.shape
+        blocks = np.empty((out, n // kind.weights, kind.size), np.uint8)
+        scales = np.repeat(layer.scales.astype("<f2", copy=False), GROUP // kind.weights, axis=1)
+        blocks[..., :SCALE] = np.ascontiguousarray(scales).view(np.uint8).reshape(out, -1, SCALE)
+        blocks[..., SCALE:] = layer.codes.reshape(out, -1, kind.size - SCALE)
         return _split(f"{layer.name}.weight", blocks.reshape(out, -1))
 
     def decode(
         self, name: str, shape: tuple[int, int], bits: int, parts: Sequence[np.ndarray]
     ) -> PackedLayer:
-        """Inverse of `encode`; refuses scales off the grid."""
-        blocks = _join(f"{name}.weight", parts).reshape(shape[0], -1, BLOCK)
+        """Inverse of `encode`; refuses code 3, scales off the grid, and two scales in a group."""
+        kind = KINDS[OF_BITS[bits]]
+        blocks = _join(f"{name}.weight", parts).reshape(shape[0], -1, kind.size)
         codes = np.ascontiguousarray(blocks[..., SCALE:]).reshape(shape[0], -1)
-        scales = np.ascontiguousarray(blocks[..., :SCALE]).view("<f2")[..., 0]
-        exact = canonical_scales(scales.astype(np.float32), f"{name}.weight")
+        check_codes(codes, bits, f"{name}.weight")
+        scales = np.ascontiguousarray(blocks[..., :SCALE]).view("<f2")[..., 0].astype(np.float32)
+        each = scales.reshape(shape[0], -1, GROUP // kind.weights)
+        check_equal(each[..., -1], each[..., 0], f"{name}.weight", "the second block's scale")
+        exact = canonical_scales(np.ascontiguousarray(each[..., 0]), f"{name}.weight")
         return PackedLayer(name, shape, bits, codes, exact)
 
     def dense(
         self, layer: PackedLayer, parts: Sequence[np.ndarray], start: int, stop: int
     ) -> np.ndarray:
-        """d or -d."""
+        """d times -1, 0 or +1."""
         from bonsai_quant.quantization.dequantize import weights
 
         return weights(layer, start, stop)
 
     def layout(self, info: PackInfo) -> Layout:
-        """One file; Unsupported for a ternary pack, or where q, k and v differ in their kind."""
+        """One file; Unsupported where q, k and v are not all packed or all kept."""
         about: dict[str, str | int] = {
             "general.architecture": "flux",
             "general.name": info.base,
             "general.alignment": ALIGN,
             "general.quantization_version": QUANTIZATION_VERSION,
-            "general.file_type": FILE_TYPE,
+            "general.file_type": FILE_TYPE[info.mode],
         }
         return gguf_layout(_gather(self, info), about)
 
@@ -193,19 +191,21 @@ def _gather(fmt: GgufFormat, info: PackInfo) -> list[tuple[GgufTensor, list[Tens
                 hint="give both the same action in the recipe",
             )
         height = original_rows(first.name, first.shape[0])[0].height
-        kind = PACKED if first.packed else kept_kind(first.shape)
+        kind = PACKED[info.mode] if first.packed else kept_kind(first.shape)
         gathered.append(
             (GgufTensor(name, kind, (height, *first.shape[1:])), [s for _, s, _ in held])
         )
     return gathered
 
 
-def _inventory(path: Path) -> Inventory:
+def _inventory(path: Path, manifest: Manifest | None) -> Inventory:
     """The stored pieces have the names that `pieces` gives them."""
     present = {t.name: t for t in read_gguf(path).tensors}
-    if odd := next((t for t in present.values() if t.kind not in READABLE), None):
+    mode = _mode({t.kind for t in present.values()}, path)
+    readable = (PACKED[mode], *KEPT)
+    if odd := next((t for t in present.values() if t.kind not in readable), None):
         raise Unsupported(
-            f"is {odd.kind}; a binary pack holds {', '.join(READABLE)}",
+            f"is {odd.kind}; a {mode} pack holds {', '.join(readable)}",
             where=(path, f"tensor {odd.name}"),
             hint="see `bonsai-quant inspect` for what is in it",
         )
@@ -218,15 +218,28 @@ def _inventory(path: Path) -> Inventory:
     tensors = []
     for t in model.tensors:
         whole = present[t.pieces[0].stored.spec.name]
-        packed = whole.kind == PACKED and len(t.shape) == 2
-        kind = PACKED if packed else kept_kind(t.shape)
+        packed = whole.kind == PACKED[mode] and len(t.shape) == 2
+        kind = PACKED[mode] if packed else kept_kind(t.shape)
         if kind != whole.kind:
             raise BadInput(f"is {whole.kind}, expected {kind}",
                            where=(path, f"tensor {whole.name}"), hint="convert again")  # fmt: skip
         row_bytes = whole.nbytes // whole.shape[0]
         for piece, spec in zip(t.pieces, pieces(t.name, kind, t.shape), strict=True):
             stored[spec.name] = StoredTensor(spec, path, whole.offset + piece.start * row_bytes)
-        tensors.append(PackTensor(t.name, t.shape, "binary" if packed else "keep"))
+        action = action_of(t.name.removesuffix(".weight"), mode, manifest) if packed else "keep"
+        tensors.append(PackTensor(t.name, t.shape, action))
     if not any(t.packed for t in tensors):
         raise BadInput("holds no packed layer", where=str(path), hint="convert again")
-    return Inventory("binary", stored, tuple(tensors))
+    return Inventory(mode, stored, tuple(tensors))
+
+
+def _mode(kinds: set[str], path: Path) -> Mode:
+    """Of the pack, by its packed tensors; binary where there is none."""
+    if other := kinds & OTHER_KINDS.keys():
+        raise Unsupported(
+            f"holds ggml's type 42 in blocks of {OTHER_KINDS[min(other)].weights} weights, as a "
+            "fork of ggml wrote it",
+            where=str(path),
+            hint="ggml's own Q2_0 has blocks of 64: make the file anew with newer tools",
+        )
+    return "ternary" if PACKED["ternary"] in kinds else "binary"

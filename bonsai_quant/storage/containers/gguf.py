@@ -69,13 +69,22 @@ KINDS: dict[str, Kind] = {
     "MXFP4": Kind(39, 32, 17),
     "NVFP4": Kind(40, 64, 36),
     "Q1_0": Kind(41, 128, 18),
+    "Q2_0": Kind(42, 64, 18),
 }
 """ggml's types by name, but for Q8_1 and Q8_K, which hold activations and stand in no file."""
 
 
+OTHER_KINDS: dict[str, Kind] = {"Q2_0/128": Kind(42, 128, 34)}
+"""What forks of ggml wrote under a number that ggml has given to another layout since.
+
+Only the sizes of the tensors in a file tell the two apart.
+"""
+ALL_KINDS = KINDS | OTHER_KINDS
+
+
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """A tensor of a GGUF file. kind: a name of KINDS.  shape: in numpy's order.
+    """A tensor of a GGUF file. kind: a name of ALL_KINDS.  shape: in numpy's order.
 
     offset: of its data in the file, in bytes; 0 while it is not laid out.
     """
@@ -88,7 +97,7 @@ class GgufTensor:
     @property
     def stored_shape(self) -> tuple[int, ...]:
         """The shape, with bytes in place of weights on the last axis where a block holds many."""
-        kind = KINDS[self.kind]
+        kind = ALL_KINDS[self.kind]
         if kind.weights == 1:
             return self.shape
         return (*self.shape[:-1], self.shape[-1] // kind.weights * kind.size)
@@ -96,12 +105,12 @@ class GgufTensor:
     @property
     def dtype(self) -> str:
         """The dtype of `stored_shape`, as `schema` names it."""
-        return self.kind if KINDS[self.kind].weights == 1 else "U8"
+        return self.kind if ALL_KINDS[self.kind].weights == 1 else "U8"
 
     @property
     def nbytes(self) -> int:
         """Bytes of its data."""
-        kind = KINDS[self.kind]
+        kind = ALL_KINDS[self.kind]
         return math.prod(self.shape) // kind.weights * kind.size
 
 

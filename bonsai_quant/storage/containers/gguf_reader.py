@@ -18,6 +18,7 @@ from bonsai_quant.core.errors import BadInput, Unsupported
 from bonsai_quant.storage import fs
 
 from .gguf import ALIGN, KINDS, MAGIC, MAX_AXES, STRING, UINT32, GgufTensor, padded
+from .gguf_places import check_places, of_one_layout
 from .magic import describe_magic
 
 VERSIONS = (2, 3)
@@ -80,7 +81,8 @@ def parse_gguf(head: bytes, size: int, path: Path) -> GgufHeader:
     align = _alignment(metadata, kinds, cursor)
     start = padded(cursor.at, align)
     placed = [replace(t, offset=start + t.offset) for t in tensors]
-    _check_places(placed, start, align, size, path)
+    placed = of_one_layout(placed, start, align, size, path)
+    check_places(placed, start, align, size, path)
     return GgufHeader(path, size, metadata, tuple(placed))
 
 
@@ -190,25 +192,6 @@ def _alignment(metadata: dict[str, Value], kinds: dict[str, int], cursor: _Curso
     if not 0 < value <= MAX_ALIGN or value & (value - 1):
         cursor.bad(f"has the alignment {value}, which is no power of two up to {MAX_ALIGN}")
     return value
-
-
-def _check_places(tensors: list[GgufTensor], start: int, align: int, size: int, path: Path) -> None:
-    """One tensor after the other, as ggml wants them, and the file ends with the last."""
-    end, names = start, set()
-    for t in tensors:
-        if t.name in names:
-            _bad(path, t.name, "stands twice")
-        names.add(t.name)
-        expected = padded(end, align)
-        if t.offset != expected:
-            _bad(path, t.name, f"starts at byte {t.offset}, expected {expected}")
-        end = t.offset + t.nbytes
-    if end > size and tensors:
-        _bad(path, tensors[-1].name,
-             f"ends at byte {end} of a file of {size} (truncated download?)")  # fmt: skip
-    if size not in (end, padded(end, align)):
-        raise BadInput(f"is {size} bytes long; its tensors end at byte {end}",
-                       where=str(path), hint="fetch the file again")  # fmt: skip
 
 
 def _bad(path: Path, name: str, what: str) -> NoReturn:

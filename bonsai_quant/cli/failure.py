@@ -88,6 +88,9 @@ class Typed:
             return ""
         if command.resumes and int(os.environ.get("WORLD_SIZE", 1)) > 1:
             return "continue with the same torchrun command and --resume"
+        option = next((p for p in command.params if p.name == command.resumes_with), None)
+        if option is not None and not self.has(*option.opts):
+            return f"with {option.opts[0]} {option.metavar}, a run can be continued"
         words = list(self.words)
         if command.resumes and not self.has("--resume"):
             words.insert(words.index("--") if "--" in words else len(words), "--resume")

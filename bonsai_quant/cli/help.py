@@ -56,14 +56,22 @@ class Command(rich_click.RichCommand):
 
     first: names of the options that most runs need, in the order in which help shows them.
     goes_on: whether the same command, typed again, goes on where an interrupted run stopped.
+    resumes_with: the option without which there is nothing that --resume could continue.
     """
 
-    def __init__(self, *args: Any, first: str = "", goes_on: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        first: str = "",
+        goes_on: bool = False,
+        resumes_with: str = "",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         text, _, examples = inspect.cleandoc(self.help or "").partition("\n\n\b\n")
         self.description = text
         self.examples = tuple(examples.splitlines())
-        self.goes_on = goes_on
+        self.goes_on, self.resumes_with = goes_on, resumes_with
         self.panels = list(_panels(self.params, first.split()))
 
     @property

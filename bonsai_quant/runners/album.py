@@ -47,9 +47,7 @@ class Album:
         self.folder = out if out is not None and not out.suffix else None
         self.overwrite, self.resume = overwrite, resume
         self.entries: dict[str, dict[str, Any]] = {}
-        if resume and self.folder is None:
-            raise UsageError("--resume continues a folder of pictures", hint="give -o FOLDER")
-        self.files = _names(wishes) if out is None else _files(out, len(wishes))
+        self.files = _names(wishes, resume) if out is None else _files(out, len(wishes))
         for file in () if resume or overwrite else self.files:
             for path in (file, *(step_file(file, i + 1) for i in range(steps))):
                 if os.path.lexists(path):
@@ -155,13 +153,16 @@ def _files(out: Path, n: int) -> list[Path]:
     return [out / f"{i:04d}{PNG}" for i in range(n)]
 
 
-def _names(wishes: Sequence[Wish]) -> list[Path]:
-    """PROMPT-SEED.png in the current folder, with a number where that is taken."""
+def _names(wishes: Sequence[Wish], resume: bool) -> list[Path]:
+    """PROMPT-SEED.png in the current folder, with a number where that is taken.
+
+    resume: what is there may be what is wanted, and is looked at later.
+    """
     taken: dict[str, None] = {}
     for prompt, seed in wishes:
         words = re.sub(r"[\W_]+", "-", prompt.lower())[:MAX_NAME].strip("-") or "picture"
         names = (f"{words}-{seed}{number}{PNG}" for number in _numbers())
-        name = next(n for n in names if n not in taken and not os.path.lexists(n))
+        name = next(n for n in names if n not in taken and (resume or not os.path.lexists(n)))
         taken[name] = None
     return [Path(name) for name in taken]
 

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -149,3 +150,23 @@ def test_words_that_the_model_does_not_know(run, tmp_path):
         in run("generate", "toy", "-p", "a Red Circle. a dog cat").err
     )
     assert run("generate", "toy", "-p", "a cat", "--quiet", "--seed", 1).err == ""
+
+
+def test_ctrl_c_names_the_command_that_goes_on(runner, run, monkeypatch, tmp_path):
+    monkeypatch.setattr("bonsai_quant.cli.exit.os._exit", sys.exit)  # or pytest would be gone
+    runner.stop_after = 1
+    done = run("generate", "toy", "-p", "x", "--count", "2", "-o", "a", "--size", "64")
+    assert done.code == 130
+    last = done.err.splitlines()[-1]
+    assert last.endswith("generate toy -p x --count 2 -o a --size 64 --resume")
+    runner.stop_after = None
+    done = run(*shlex.split(last.partition("continue with: ")[2])[1:], "--json")
+    assert json.loads(done.out)["kept"] == 1
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bonsai_quant.cli.commands.pictures.run_score", stop)
+    told = run("score", "toy").err.splitlines()[-1]
+    assert told == "interrupted; with -o FOLDER, a run can be continued"
+    assert "continue with: " in run("score", "toy", "-o", "kept").err

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bonsai_quant import generate
-from bonsai_quant.core.errors import BadInput, OutputExists, UsageError
+from bonsai_quant.core.errors import BadInput, OutputExists
 from bonsai_quant.packs.picture_facts import read_facts
 from bonsai_quant.runners import runner as painting
 from bonsai_quant.storage.folder import lock, open_folder
@@ -141,9 +141,19 @@ def test_without_resume_an_earlier_run_is_left_alone(runner, out):
     assert len(json.loads((out / "index.json").read_text())["pictures"]) == 3
 
 
-def test_only_a_folder_is_resumed(runner, out):
-    with pytest.raises(UsageError, match="give -o FOLDER"):
-        generate("m", ["x"], out=out.with_suffix(".png"), resume=True)
+def test_single_files_go_on_too(runner, out, tmp_path, monkeypatch):
+    one = out.with_suffix(".png")
+    assert [generate("m", ["x"], out=one, resume=True).kept for _ in range(2)] == [0, 1]
+    monkeypatch.chdir(tmp_path)
+    generate("m", ["x"])
+    made = generate("m", ["x", "x", "y"], resume=True)
+    assert (made.kept, [str(p.path) for p in made.pictures]) == (
+        1,
+        ["x-0.png", "x-0-2.png", "y-0.png"],
+    )
+    with pytest.raises(OutputExists, match="num_inference_steps 4, not 2"):
+        generate("m", ["x"], steps=2, resume=True)
+    assert runner.decoded == 4
 
 
 def test_one_run_at_a_time_writes_to_a_folder(runner, out):

@@ -135,7 +135,7 @@ def doctor(**options: Any) -> None:
     open_output(options)(answer, next_step=next_steps.first_command())
 
 
-@click.command(cls=Command, first="against prompts images grid")
+@click.command(cls=Command, first="against prompts images grid out", resumes_with="out")
 @model
 @click.option(
     "--against",

@@ -70,7 +70,7 @@ def run(
         progress.advance(1 if finished else 0, work=data.nbytes)
 
     digests: dict[str, str] = {}
-    source = download(plan.source)
+    source = download(plan.source, progress)
     work = sum(t.source_bytes for t in plan.tensors)
     progress.phase(label, len(plan.tensors), "tensors", work=work)
     with Pool(plan.threads) as pool:

@@ -10,11 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from bonsai_quant.core.errors import EnvironmentFault, HubMismatch, HubUnavailable
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.version import TOOL, __version__
 from bonsai_quant.storage.disk import free_bytes
 
 from . import client, failures
 from .listing import Commit, Remote, cache_folder
+from .told_bytes import ToldBytes
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +68,14 @@ def check_cache_room(commit: Commit, missing: Iterable[Remote]) -> None:
         )
 
 
-def bring(commit: Commit, file: Remote) -> None:
-    """Fetch a file into the cache; the client checks its size, not its hash."""
+def bring(commit: Commit, file: Remote, progress: Progress = no_progress) -> None:
+    """Fetch a file into the cache; the client checks its size, not its hash.
+
+    progress: advanced by the file's bytes.
+    """
     from huggingface_hub import hf_hub_download
+
+    told = ToldBytes(progress, file.size)
 
     def call() -> None:
         try:
@@ -79,6 +86,7 @@ def bring(commit: Commit, file: Remote) -> None:
                 cache_dir=cache_folder(),
                 library_name=TOOL,
                 library_version=__version__,
+                tqdm_class=told.bar(),
             )
         except (RuntimeError, ValueError) as e:  # of the transfer protocol
             what = f"could not be fetched: {failures.scrubbed(e)}"
@@ -88,3 +96,4 @@ def bring(commit: Commit, file: Remote) -> None:
 
     log.info("%s: fetching %s, %d bytes", commit.place, file.path, file.size)
     client.patiently(call, f"{commit.place}: {file.path}")
+    told.end()

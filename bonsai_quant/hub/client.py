@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -161,7 +160,7 @@ def patiently(call: Callable[[], T], place: str) -> T:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep the client from logging what we say ourselves, and from bars under --quiet."""
+    """Keep the client from logging what we say ourselves, and from drawing bars into our line."""
     from huggingface_hub.utils import (
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -173,8 +172,7 @@ def _quietly() -> Iterator[None]:
     hidden = are_progress_bars_disabled()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    shown = log.isEnabledFor(logging.WARNING) and sys.stderr.isatty()
-    if not shown and not hidden:
+    if not hidden:
         disable_progress_bars()
     try:
         yield

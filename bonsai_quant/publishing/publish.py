@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from bonsai_quant.core import numbers
 from bonsai_quant.core.errors import BadInput, HubDenied, UsageError, VerificationFailed
 from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.hub.listing import Commit, resolve, split_id
@@ -125,24 +126,20 @@ def publish(
     if create_pr and revision:
         raise UsageError("a pull request has a branch of its own", hint="leave --revision out")
     publication = plan_publication(
-        pack,
-        repo,
-        report=report,
-        score=score,
-        license=license,
-        incomplete=incomplete,
+        pack, repo, report=report, score=score, license=license, incomplete=incomplete,
         progress=progress,
-    )
+    )  # fmt: skip
     try:
-        return _send(publication, private, revision or "", create_pr, into_existing)
+        return _send(publication, private, revision or "", create_pr, into_existing, progress)
     except HubDenied as e:
         e.hint = e.hint.replace("may read it", "may write to it")
         raise
 
 
 def _send(
-    publication: Publication, private: bool, revision: str, create_pr: bool, into_existing: bool
-) -> Published:
+    publication: Publication, private: bool, revision: str, create_pr: bool, into_existing: bool,
+    progress: Progress,
+) -> Published:  # fmt: skip
     user = check_login()
     repo = open_repo(publication.repo, private=private)
     digest = next(f.sha256 for f in publication.files if f.path == MANIFEST)
@@ -153,6 +150,7 @@ def _send(
         main = resolve(repo.name, "")
         if not is_there(main, publication.files, _ours(main)):
             revision = find_or_open_request(repo.name, user, message)
+    progress.phase(f"sending {len(publication.files)} files, {numbers.size(publication.size)}")
     commit, made = put(
         repo.name,
         revision,
@@ -161,6 +159,7 @@ def _send(
         ours=_ours,
         into_existing=into_existing,
     )
+    progress.phase("comparing with the Hub")
     check_remote(commit, publication.files)
     return Published(publication, commit.sha, revision if create_pr else "", made)
 

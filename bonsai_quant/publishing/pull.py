@@ -72,8 +72,7 @@ def pull(
         progress.phase("fetching", total, "bytes")
         for i, file in enumerate(files, 1):
             progress.note(f"file {i}/{len(files)}")
-            _fetch(commit, file, hashes.get(file.path), staging)
-            progress.advance(file.size)
+            _fetch(commit, file, hashes.get(file.path), staging, progress)
         staging.commit({f.path for f in files})
     for file in missing:
         discard(commit.local(file))
@@ -130,9 +129,11 @@ def _wanted(commit: Commit, manifest: Manifest | None) -> list[Remote]:
     return [there[n] for n in sorted(names)]
 
 
-def _fetch(commit: Commit, file: Remote, listed: str | None, staging: Staging) -> None:
+def _fetch(
+    commit: Commit, file: Remote, listed: str | None, staging: Staging, progress: Progress
+) -> None:
     """Into the cache, from there into the staging folder, hashed as it is copied."""
-    bring(commit, file)
+    bring(commit, file, progress)
     path = commit.local(file)
     size, sha256 = copy_file(staging, file.path, path)
     if size != file.size:

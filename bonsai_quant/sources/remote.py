@@ -14,6 +14,7 @@ from bonsai_quant.core.errors import (
     HubUnavailable,
     UsageError,
 )
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.hub import client
 from bonsai_quant.hub.cache import bring, check_cache_room, check_small, discard, mismatch
 from bonsai_quant.hub.listing import (
@@ -72,7 +73,7 @@ def fetch(
     return replace(source, place=commit.place, hub_id=name, revision=commit.sha, hub_sha256=hashes)
 
 
-def download(source: Source) -> Source:
+def download(source: Source, progress: Progress = no_progress) -> Source:
     """A source with its weights on this machine; one that is not from the Hub is there already."""
     if source.hub_id is None or source.revision is None:
         return source
@@ -81,8 +82,11 @@ def download(source: Source) -> Source:
     every = dict.fromkeys((*files, *others, *choose_papers(commit)))
     missing = [f for f in every if not commit.local(f).is_file()]
     check_cache_room(commit, missing)
-    for file in missing:
-        bring(commit, file)
+    if missing:
+        progress.phase("fetching source", sum(f.size for f in missing), "bytes")
+    for i, file in enumerate(missing, 1):
+        progress.note(f"file {i}/{len(missing)}")
+        bring(commit, file, progress)
     local = _read_cached(commit, files, others)
     if (local.model, local.config) != (source.model, source.config) or _differ(local, source):
         raise HubMismatch(

@@ -26,6 +26,7 @@ from bonsai_quant.conversion.convert import write_packs
 from bonsai_quant.conversion.plan import Plan
 from bonsai_quant.core.errors import BonsaiError
 from bonsai_quant.storage import fs
+from tests.support.watching import without_progress
 
 MODEL = ((1, 1), {"h": 128, "i": 64, "o": 64, "j": 128, "t": 64, "d": 128, "m": 128})
 """Double and single blocks, and sizes as in `bases.flux2`: 700,000 weights in 29 tensors."""
@@ -172,6 +173,7 @@ def finish(process: subprocess.Popen) -> SimpleNamespace:
 
 
 def one_line(text: str) -> bool:
+    text = without_progress(text)
     return text.count("\n") == 1 and text.endswith("\n") and "Traceback" not in text
 
 

@@ -27,6 +27,7 @@ from bonsai_quant.storage import disk
 from bonsai_quant.storage.disk import SLACK_BYTES
 from tests.faults.harness import in_child
 from tests.support.fakehub import FOREVER, TOKEN, FakeHub, body, drop, page, status, use
+from tests.support.watching import Watching
 
 REPO, WEIGHTS = "me/model", "model.safetensors"
 
@@ -56,6 +57,15 @@ def test_a_pack_comes_down_and_the_cache_is_empty_again(pack, remote, cache, tmp
     assert made.commit == remote.branches["main"]
     assert not [p for p in cache.rglob("blobs/*") if p.is_file()]
     assert set(os.listdir(tmp_path)) == {"home", "back"}
+
+
+def test_progress_counts_every_byte_once(pack, remote, tmp_path):
+    for name in ("back", "again"):
+        watching = Watching()
+        made = pull(REPO, out=tmp_path / name, progress=watching)
+        assert watching.phases == [("fetching", made.size, "bytes")]
+        assert watching.done == [made.size]
+        assert watching.notes[-1] == f"file {made.files}/{made.files}"
 
 
 def test_only_what_the_manifest_lists(pack, remote, tmp_path):

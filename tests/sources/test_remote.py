@@ -19,6 +19,7 @@ from bonsai_quant.core.errors import BadInput, UsageError
 from bonsai_quant.sources.open import open_source
 from tests.support import models
 from tests.support.fakehub import TOKEN, status
+from tests.support.watching import Watching, without_progress
 
 from .conftest import NAME, OPTIONS, WEIGHTS, contents, packed, source_of
 
@@ -36,8 +37,11 @@ def test_plan_reads_headers_only(remote, cache, tmp_path):
 
 def test_convert_gives_the_same_pack_as_the_folder(remote, files, local, tmp_path):
     sha = remote.commit(files)
-    made = convert(NAME, out=tmp_path / "out", **OPTIONS)
+    watching = Watching()
+    made = convert(NAME, out=tmp_path / "out", progress=watching, **OPTIONS)
     assert packed(tmp_path / "out") == local
+    done, size = watching.of("fetching source")
+    assert done == size >= len(files[f"transformer/{WEIGHTS}"])
     source = source_of(tmp_path / "out")
     assert (source["id"], source["revision"]) == (NAME, sha)
     [file] = source["files"]
@@ -156,7 +160,7 @@ def test_command_line(remote, files, local, shell, tmp_path):
     sha = remote.commit(files)
     options = ("--mode", "ternary", "--format", "bonsai", "--threads", "2")
     done = shell("convert", NAME, "-o", tmp_path / "out", *options)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, without_progress(done.stderr)) == (0, "")
     assert packed(tmp_path / "out") == local
     remote.clear()
     again = shell("plan", f"{NAME}@{sha}", *options, "--json", HF_HUB_OFFLINE="1")
@@ -174,6 +178,6 @@ def test_command_line_errors_are_one_line(remote, files, shell):
     remote.fault("GET /api/", status(403, f"no access with {TOKEN}", X_Error_Code="GatedRepo"))
     done = shell("plan", NAME, "--mode", "binary", "-v")
     assert done.returncode == 8
-    assert done.stderr.count("\n") == 1
+    assert without_progress(done.stderr).count("\n") == 1
     assert done.stderr.startswith(f"error[hub-denied]: {NAME}: the Hub answered 403: no access")
     assert TOKEN not in done.stdout + done.stderr

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
+
+LINE = re.compile(r"^[^\n]+: (?:[^\n]*, )?\d+:\d\d(?:, about [\d:]+ left)?\n", re.M)
+"""A line of progress, as a pipe gets it from a command that takes some seconds."""
+
+
+def without_progress(text: str) -> str:
+    """What else was said on stderr."""
+    return LINE.sub("", text)
 
 
 class Watching:

@@ -70,7 +70,7 @@ def test_ticks_and_crosses_are_the_checker_s(bare):
     made = replace(drawn(), failures=(("",) * 6, ("", "colour") + ("",) * 4, ("nothing",) * 6))
     text = rendered(replace(bare, gallery=made))
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", text)
-    assert sum("✓ right" in c for c in captions) == 11
+    assert sum("✓ as asked" in c for c in captions) == 11
     assert sum("✗ wrong colour" in c for c in captions) == 1
     assert sum("✗ shows nothing" in c for c in captions) == 6
     own = Asked(("a cat",), (7,), PictureSettings(64, 64, 4, 1.0, 20), "The user's own.")

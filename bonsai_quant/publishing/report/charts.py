@@ -88,7 +88,7 @@ def draw_scales(pack: PackReport, ink: Ink) -> Figure:
     axes.bar(lefts, [n for _, n in pack.survey.bins], widths, align="edge", color=ink.series[0],
              edgecolor="none", label="groups of 128 weights")  # fmt: skip
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.3g}")
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.5g}")
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
     axes.set(xlabel="scale", ylabel="groups")
     return figure

@@ -99,7 +99,7 @@ def _cell(gallery: SideBySide, i: int, j: int) -> dict[str, Any]:
     verdict = None
     if gallery.failures is not None:
         failure = gallery.failures[i][j]
-        verdict = {"right": not failure, "says": f"wrong {failure}" if failure else "right"}
+        verdict = {"right": not failure, "says": f"wrong {failure}" if failure else "as asked"}
         if failure == "nothing":
             verdict["says"] = "shows nothing"
     return {"src": picture_url(gallery.pictures[i, j]), "model": gallery.models[i],

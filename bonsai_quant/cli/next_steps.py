@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from click.core import ParameterSource
 
 from bonsai_quant.core.errors import BonsaiError
 from bonsai_quant.core.requirements import LOOK, MLX, RUN, missing
+from bonsai_quant.core.shell import command_line
 from bonsai_quant.core.version import TOOL
 from bonsai_quant.packs.find import find_packs
 from bonsai_quant.packs.inspect import Inspection
@@ -25,8 +25,8 @@ REPO = "YOUR-NAME"
 
 
 def command(*words: object) -> str:
-    """A command line of this program, quoted for a shell."""
-    return shlex.join([TOOL, *map(str, words)])
+    """A command line of this program, quoted for a shell and printable."""
+    return command_line(TOOL, *words)
 
 
 def typed(name: str = "", *, without: Sequence[str] = ()) -> str:
@@ -127,7 +127,7 @@ def after_report(out: Path, pack: str) -> str:
     """Open the page; where nothing can show it, the report goes with the pack."""
     for opener in ("open", "xdg-open"):
         if shutil.which(opener):
-            return shlex.join([opener, str(out / "report.html")])
+            return command_line(opener, str(out / "report.html"))
     return send(pack, "--report", out)
 
 

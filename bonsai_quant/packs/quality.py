@@ -7,12 +7,12 @@ mini-klein's score that packs of each way kept.
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
+from bonsai_quant.core.shell import command_line
 from bonsai_quant.core.version import TOOL
 from bonsai_quant.sources.shipped import NAMES
 
@@ -131,4 +131,4 @@ def better(manifest: Manifest, source: str | None = None, out: str = "recovered"
     name = source or first.id or "SOURCE"
     family = name if name in NAMES else first.origin if first.origin in NAMES else None
     recipe = f"{family}-{manifest.mode}" if family else f"klein-4b-{manifest.mode}-trained"
-    return shlex.join([TOOL, "recover", name, "--recipe", recipe, "-o", out])
+    return command_line(TOOL, "recover", name, "--recipe", recipe, "-o", out)

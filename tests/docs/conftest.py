@@ -12,17 +12,29 @@ from safetensors import safe_open
 from bonsai_quant import convert
 from bonsai_quant.conversion import settings as recipes
 from bonsai_quant.core import requirements
+from bonsai_quant.sources import shipped
 from tests.support import loras, models
 
-STANDIN = ((1, 2), {"h": 128, "i": 64, "o": 64, "j": 192, "t": 256, "d": 128, "m": 384})
-"""The sizes of the stand-in's transformer, as models.TINY has them."""
+SIZES = {
+    "standin": ((1, 2), {"h": 128, "i": 64, "o": 64, "j": 192, "t": 256, "d": 128, "m": 384}),
+    "real": ((2, 4), {"h": 256, "i": 64, "o": 64, "j": 192, "t": 256, "d": 128, "m": 768}),
+}
+"""Of the transformers of the stand-in and of mini-klein itself, as models.TINY has them."""
 SHORT = {"steps": 1, "batch": 4, "at_once": 8, "validate_every": 1, "prompts": 2, "own": [0.0, 0.0]}
 
 
+@pytest.fixture(scope="session", params=["standin", pytest.param("real", marks=pytest.mark.slow)])
+def which(request) -> str:
+    """Which model is called mini-klein: one with random weights, or the one that ships."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def data(standin, tmp_path_factory) -> Path:
-    """The stand-in in the place of mini-klein, with the packs that ship beside it."""
+def data(which, standin, tmp_path_factory) -> Path:
+    """What ships with the package; or the stand-in in the place of mini-klein, and its packs."""
     folder = tmp_path_factory.mktemp("shipped")
+    if which == "real":
+        return Path(shutil.copytree(shipped.DATA, folder / "data"))
     shutil.copytree(standin, folder / "mini-klein")
     (folder / "mini-klein" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -35,15 +47,16 @@ def data(standin, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finetune(standin, tmp_path_factory) -> Path:
+def finetune(which, data, tmp_path_factory) -> Path:
     """A folder with the files that a reader may call their own."""
     folder = tmp_path_factory.mktemp("own")
-    shutil.copytree(standin, folder / "my-finetune")
-    stored = standin / "transformer" / "diffusion_pytorch_model.safetensors"
+    shutil.copytree(data / "mini-klein", folder / "my-finetune")
+    (folder / "my-finetune" / "README.md").unlink()
+    stored = data / "mini-klein" / "transformer" / "diffusion_pytorch_model.safetensors"
     with safe_open(stored, "np") as f:
         weights = {name: f.get_tensor(name) for name in f.keys()}
-    models.save_original(folder / "my-finetune.safetensors", weights, STANDIN)
-    pairs = loras.pairs(STANDIN, only=loras.in_blocks)
+    models.save_original(folder / "my-finetune.safetensors", weights, SIZES[which])
+    pairs = loras.pairs(SIZES[which], only=loras.in_blocks)
     loras.save(folder / "style.safetensors", loras.spelled(pairs, "transformer."))
     return folder
 

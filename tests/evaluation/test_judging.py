@@ -89,6 +89,7 @@ def test_true_pictures_pass_and_those_of_other_captions_are_worth_nothing():
     assert (itself.retention.low, itself.retention.high) == (1.0, 1.0)
 
 
+@pytest.mark.heavy
 def test_batches_are_judged_like_the_whole():
     made, pictures = gallery("some", images=3)
     task = made.task

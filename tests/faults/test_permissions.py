@@ -123,8 +123,10 @@ def test_a_limit_on_file_sizes(world, tmp_path):
 
 
 def test_a_limit_on_open_files(world, tmp_path):
-    out, already = tmp_path / "out", len(os.listdir("/dev/fd"))
+    already = len(os.listdir("/dev/fd"))
     for limit in itertools.count(already):
+        out = tmp_path / str(limit) / "out"
+        out.parent.mkdir()
         code, err = under_limit(world, out, resource.RLIMIT_NOFILE, limit)
         if code == 0:
             break

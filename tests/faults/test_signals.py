@@ -90,6 +90,7 @@ def test_interrupted_in_the_middle(world, tmp_path, signals, code):
     resumed(world, out)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_interrupted_during_the_final_rename(world, tmp_path, overwrite):
     out = tmp_path / "out"

@@ -141,6 +141,7 @@ def test_c55_zero_groups_rows_and_tensors_are_counted(mode, accept, refuse, tmp_
     accept(path, "--allow-zero", mode=mode, out="zeros")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("mode", MODES)
 def test_c57_blocks_and_threads_do_not_matter(mode, accept, tmp_path, monkeypatch):
     weights = tiny()

@@ -66,6 +66,7 @@ def test_mlx_is_dequantized_by_mlx(packs):
         assert np.array_equal(np.array(found.astype(mx.float32)), w)
 
 
+@pytest.mark.heavy
 def test_gemlite_is_loaded_by_torch(packs):
     torch = pytest.importorskip("torch")
     folder = packs.out / f"gemlite/transformer-gemlite-int{2 if packs.mode == 'ternary' else 1}"

@@ -87,6 +87,7 @@ def test_the_packages_reader_finds_the_original_model(made):
         assert np.array_equal(found[name].view(np.uint32), w.view(np.uint32)), name
 
 
+@pytest.mark.heavy
 def test_diffusers_reads_its_weights_as_the_original_model(made, tmp_path):
     torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
     save_file(original(made), tmp_path / "original.safetensors")

@@ -11,6 +11,8 @@ from bonsai_quant.packs.manifest import GALLERY, Manifest, conversion
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.strict_json import read_json
 
+from .labelled_grid import labelled
+
 DATA = "report.json"
 MAX_PICTURE = 32 << 20
 
@@ -93,12 +95,13 @@ def _evidence(data: dict[str, Any], index: int, folder: Path) -> Evidence:
     if "models" not in gallery or not picture.is_file():
         return Evidence(made_by, painted_by, checks)
     decibels = gallery["decibels_to_source"]
+    models, prompts = (tuple(map(str, gallery[k])) for k in ("models", "prompts"))
     return Evidence(
         made_by,
         painted_by,
         checks,
-        tuple(map(str, gallery["models"])),
-        tuple(map(str, gallery["prompts"])),
+        models,
+        prompts,
         tuple(float(d) for d in decibels[index]) if decibels else (),
-        fs.read_small(picture, MAX_PICTURE),
+        labelled(fs.read_small(picture, MAX_PICTURE), models, prompts),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from bonsai_quant.conversion.convert import Converted, convert
 from bonsai_quant.conversion.plan import Plan, plan
 from bonsai_quant.core.errors import OutputExists
+from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.core.requirements import LOOK, RUN, install, missing
 from bonsai_quant.evaluation.examples import examples
 from bonsai_quant.evaluation.gallery import paint_gallery
@@ -56,11 +57,12 @@ def demo(
     *,
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
+    progress: Progress = no_progress,
 ) -> Demo:
     """Convert mini-klein in both modes, prove the packs, and paint with all of them.
 
     out: a new folder for all of it.  seed: of the noise that pictures start from.
-    say: told each step before it is taken.
+    say: told each step before it is taken.  progress: of the steps, one after the other.
     """
     folder, source = Path(out), NAMES[0]
     if folder.exists():
@@ -72,16 +74,23 @@ def demo(
     packs, verdicts = {}, {}
     for mode in MODES:
         say(f"convert {source} --mode {mode}, then verify --level kernel --against {source}")
-        packs[mode] = convert(source, mode=mode, out=folder / mode)
-        verdicts[mode] = verify(folder / mode, level="kernel", against=source, layers=1)
+        packs[mode] = convert(source, mode=mode, out=folder / mode, progress=progress)
+        verdicts[mode] = verify(
+            folder / mode, level="kernel", against=source, layers=1, progress=progress
+        )
     say("convert --solver absmean, then diff against the exact optimum")
-    convert(source, mode="ternary", solver="absmean", formats="bonsai", out=folder / "absmean")
-    solvers = diff(folder / "absmean", folder / "ternary")
-    pictures = _pictures(folder, source, seed, say)
+    convert(
+        source, mode="ternary", solver="absmean", formats="bonsai", out=folder / "absmean",
+        progress=progress,
+    )  # fmt: skip
+    solvers = diff(folder / "absmean", folder / "ternary", progress=progress)
+    pictures = _pictures(folder, source, seed, say, progress)
     return Demo(source, work, packs, inspect(folder / "ternary"), verdicts, solvers, pictures)
 
 
-def _pictures(folder: Path, source: str, seed: int, say: Callable[[str], None]) -> Pictures | str:
+def _pictures(
+    folder: Path, source: str, seed: int, say: Callable[[str], None], progress: Progress
+) -> Pictures | str:
     """Paint the same captions with source and packs; or the reason why it cannot be done here."""
     if problem := missing((*RUN, *LOOK)):
         return f"{problem} -> {install('run')}"
@@ -93,7 +102,7 @@ def _pictures(folder: Path, source: str, seed: int, say: Callable[[str], None]) 
     galleries = []
     for pipeline in pipelines:
         say(f"paint {len(task.texts)} pictures with {pipeline.name}, and judge them")
-        galleries.append(paint_gallery(pipeline, task, chance=False))
+        galleries.append(paint_gallery(pipeline, task, chance=False, progress=progress))
     sheet = folder / "side-by-side.png"
     write_file(sheet, examples(galleries, prompts=1, images=1), overwrite=False)
     return Pictures(sheet, task, tuple(compare(g).model for g in galleries))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bonsai_quant.core.errors import printable
+from bonsai_quant.core.version import TOOL
 
 from .views.answer import Table
 
@@ -18,6 +19,8 @@ STYLES = {
     "not run": "magenta", "?": "magenta",
 }  # fmt: skip
 """Words that stand alone in a cell. Nothing is said by colour alone."""
+COMMAND = re.compile(rf"^next: |^  |{TOOL} ")
+"""Lines that are to be copied."""
 LEAST = 20
 """Columns that the widest cell keeps; below this the others fold, too."""
 GAP = 2
@@ -26,7 +29,7 @@ GAP = 2
 def rendered(parts: Sequence[str | Table]) -> str:
     """The parts as the terminal of stdout shows them. NO_COLOR is followed.
 
-    Long lines of text are left to the terminal: a command that is copied must stay one line.
+    A line with a command is left to the terminal, so that it is copied as one; prose is folded.
     """
     from rich.console import Console
 
@@ -36,7 +39,8 @@ def rendered(parts: Sequence[str | Table]) -> str:
             if isinstance(part, Table):
                 console.print(_table(part, console.width))
             else:
-                console.print(part, soft_wrap=True)
+                for line in part.split("\n"):
+                    console.print(line, soft_wrap=bool(COMMAND.search(line)))
     return capture.get().rstrip("\n")
 
 

@@ -61,3 +61,12 @@ def test_a_long_name_is_cut_behind_its_marks(monkeypatch):
     lines = plain(rendered([Table([(name, "4,588,864", "kept")], (1,))])).splitlines()
     assert lines[0].split() == ["mlx/transformer-packed-mflux/diffusion_", "4,588,864", "kept"]
     assert lines[1].rstrip() == "  pytorch_model.safetensors"
+
+
+def test_prose_is_folded_between_words(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    prose = (
+        "pictures: rounding only, by the solver exact; measured on a model: such packs kept 1 %"
+    )
+    lines = plain(rendered([prose])).splitlines()
+    assert len(lines) == 2 and " ".join(line.strip() for line in lines) == prose

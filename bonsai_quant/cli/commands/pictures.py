@@ -217,7 +217,11 @@ def demo(out: str, seed: int, **options: Any) -> None:
     bonsai-quant demo -o bonsai-demo
     """
     show = open_output(options)
-    result = run_demo(
-        out, seed=seed, say=lambda line: None if show.quiet else click.echo(f"- {line}", err=True)
-    )
+
+    def say(line: str) -> None:
+        if not show.quiet:
+            click.echo(f"- {line}", err=True)
+
+    with shown_progress(show) as progress:
+        result = run_demo(out, seed=seed, say=say, progress=progress)
     show(pictures_view.demonstrated(result), next_step=next_steps.first_command())

@@ -13,9 +13,10 @@ from bonsai_quant.core import numbers
 from bonsai_quant.core.schema import PackTensor, PlannedTensor, to_json
 from bonsai_quant.core.text import grouped
 from bonsai_quant.packs import whitepaper as published
-from bonsai_quant.packs.manifest import Manifest
+from bonsai_quant.packs.manifest import Manifest, ManifestFile
 from bonsai_quant.packs.provenance import lora_record
 from bonsai_quant.packs.quality import better, quality_words
+from bonsai_quant.packs.source_record import SourceFileRecord
 from bonsai_quant.sources.components import INDEX
 
 from .answer import Answer, Table
@@ -134,7 +135,7 @@ def converted(result: Converted, source: str) -> Answer:
     rows = [
         (
             f"  {result.out / name}",
-            numbers.smaller(sum(f.size for f in m.source.files), sum(f.size for f in m.files)),
+            numbers.smaller(_bytes([*m.source.files, *m.source.parts]), _bytes(m.files)),
             f"{m.bits_per_weight:g} bits per packed weight",
         )
         for name, m in result.manifests.items()
@@ -184,6 +185,10 @@ def _better(manifest: Manifest, source: str, out: Path) -> list[str]:
         return []
     brings = "" if whole else " (PIPELINE: the model's folder, with text encoder and VAE)"
     return [f"for a better pack{brings}: {command}"]
+
+
+def _bytes(files: Sequence[ManifestFile | SourceFileRecord]) -> int:
+    return sum(f.size for f in files)
 
 
 def exported(out: Path, manifest: Manifest) -> Answer:

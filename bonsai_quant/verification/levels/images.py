@@ -32,6 +32,7 @@ def check_images(job: Job) -> list[Check]:
     paintings: list[Painting] = []
     dense_pictures: dict[Path, NDArray[np.uint8]] = {}
     for runner in runners:
+        job.progress.phase(f"painting with {_subject(runner)}")
         try:
             painting, expected = _paint_both(runner, dense_pictures)
         except BonsaiError as e:
@@ -40,6 +41,7 @@ def check_images(job: Job) -> list[Check]:
         paintings.append(painting)
         checks.append(_against_dense(runner, painting, expected))
     if job.against and paintings:
+        job.progress.phase(f"painting with {job.against}")
         merged = merged_lora(job.packs[0], job.against, "image")
         checks.append(merged or _against_source(job.packs[0], job.against, paintings[0]))
     return checks

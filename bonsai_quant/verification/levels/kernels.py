@@ -22,6 +22,7 @@ def _check(pack: Pack, job: Job) -> list[Check]:
         return []
     if pack.format.name not in job.backends:
         return [Check("kernel", pack.folder.name, "not run", "not among the backends asked for")]
+    job.progress.phase(f"running the kernels of {pack.folder.name}")
     results = check_pack(pack, _sample(pack.info.packed, job.layers))
     return [Check("kernel", f"{pack.folder.name}: {r.layer}", r.status, r.reason) for r in results]
 

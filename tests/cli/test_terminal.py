@@ -65,8 +65,6 @@ def test_a_long_name_is_cut_behind_its_marks(monkeypatch):
 
 def test_prose_is_folded_between_words(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    prose = (
-        "pictures: rounding only, by the solver exact; measured on a model: such packs kept 1 %"
-    )
+    prose = "pictures: rounding only, by the solver exact; measured on a model: such packs kept 1 %"
     lines = plain(rendered([prose])).splitlines()
     assert len(lines) == 2 and " ".join(line.strip() for line in lines) == prose

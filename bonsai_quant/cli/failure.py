@@ -10,7 +10,7 @@ from typing import TextIO
 
 import click
 
-from bonsai_quant.core.errors import BonsaiError, EnvironmentFault, UsageError, printable
+from bonsai_quant.core.errors import BonsaiError, EnvironmentFault, printable
 from bonsai_quant.core.schema import SCHEMA_VERSION
 
 from .help import Command
@@ -59,11 +59,12 @@ class Typed:
     def failure(self, e: BaseException) -> Failure:
         """What to say about an error, and the command that was meant."""
         hint = ""
-        if isinstance(e, click.ClickException | UsageError):
+        if isinstance(e, click.ClickException | BonsaiError):
             right = mended(self.program, self.words, e)
             hint = (right and shown(self.name, right)) or ""
         if isinstance(e, click.ClickException):
-            message = (e.message if hint and e.message else e.format_message()).rstrip(".")
+            known = isinstance(e, click.NoSuchOption | click.exceptions.NoSuchCommand)
+            message = (e.message if hint and known else e.format_message()).rstrip(".")
             return Failure(2, "usage", message, (), hint or f"see {self._help()}")
         if isinstance(e, MemoryError):
             e = EnvironmentFault("not enough memory", hint="use fewer --threads")

@@ -55,6 +55,7 @@ class Command(rich_click.RichCommand):
     """A command whose docstring ends with examples, after a line with a backslash and a b.
 
     first: names of the options that most runs need, in the order in which help shows them.
+    needs: names of options of which one must be given.
     goes_on: whether the same command, typed again, goes on where an interrupted run stopped.
     resumes_with: the option without which there is nothing that --resume could continue.
     """
@@ -63,6 +64,7 @@ class Command(rich_click.RichCommand):
         self,
         *args: Any,
         first: str = "",
+        needs: str = "",
         goes_on: bool = False,
         resumes_with: str = "",
         **kwargs: Any,
@@ -72,7 +74,16 @@ class Command(rich_click.RichCommand):
         self.description = text
         self.examples = tuple(examples.splitlines())
         self.goes_on, self.resumes_with = goes_on, resumes_with
+        self.needs = needs.split()
         self.panels = list(_panels(self.params, first.split()))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse a command without any of the options of which it needs one."""
+        rest = super().parse_args(ctx, args)
+        if self.needs and not ctx.resilient_parsing and not any(ctx.params[n] for n in self.needs):
+            param = next(p for p in self.params if p.name == self.needs[0])
+            raise click.MissingParameter(ctx=ctx, param=param)
+        return rest
 
     @property
     def resumes(self) -> bool:
@@ -82,7 +93,8 @@ class Command(rich_click.RichCommand):
     def example(self) -> list[str]:
         """The words of the first example, without the program's and the command's name."""
         line = next(line for line in self.examples if not line.startswith("#"))
-        return shlex.split(line)[2:]
+        words = shlex.split(line)[2:]
+        return words[: words.index(">")] if ">" in words else words
 
     def example_value(self, param: click.Parameter) -> str | None:
         """What the examples give to an option, or else its first choice."""

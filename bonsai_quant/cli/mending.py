@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from bonsai_quant.core.errors import UsageError, nearest
+from bonsai_quant.core.errors import BonsaiError, nearest
 
 from .help import Command
 from .types import OneOf
@@ -17,7 +17,6 @@ ROUNDS = 6
 """How many mistakes of one command are mended."""
 LONGEST = 400
 """Characters of a command that is shown."""
-NUMBERS = {"integer": "1", "float": "0.0001"}
 
 Words = list[str]
 
@@ -57,7 +56,7 @@ def first_fault(program: click.Group, words: Words) -> Exception | None:
     try:
         with program.commands[name].make_context(name, asked):
             return None
-    except (click.ClickException, UsageError) as e:
+    except (click.ClickException, BonsaiError) as e:
         return e
 
 
@@ -73,9 +72,9 @@ def _without(program: click.Group, words: Words, e: BaseException) -> Words | No
     """The same words with one mistake mended."""
     if isinstance(e, click.exceptions.NoSuchCommand):
         near = nearest(e.command_name, program.commands)
-        return _replaced(words, e.command_name, [near]) if near else None
-    if isinstance(e, UsageError):
-        return _replaced(words, e.typed, e.meant) if e.meant else None
+        return _replaced(program, words, e.command_name, [near]) if near else None
+    if isinstance(e, BonsaiError):
+        return _replaced(program, words, e.typed, e.meant) if e.meant else None
     name, rest = command_of(words)
     command = program.commands.get(name or "")
     if not isinstance(command, Command):
@@ -93,8 +92,11 @@ def _after_command(program: click.Group, words: Words) -> Words | None:
     return [words[at], *words[at + 1 :], *words[:at]] if at else None
 
 
-def _replaced(words: Words, typed: str, meant: Sequence[str]) -> Words | None:
+def _replaced(program: click.Group, words: Words, typed: str, meant: Sequence[str]) -> Words | None:
     """`meant` in the place of `typed`, which may follow `--option=` or stand between commas."""
+    command = program.commands.get(words[0])
+    if not typed and len(words) == 1 and isinstance(command, Command):
+        return [*words, *command.example()]
     if not typed:
         return [*words, *meant]
     for i, word in enumerate(words):
@@ -149,13 +151,10 @@ def _value(command: Command, words: Words, e: click.BadOptionUsage) -> Words | N
 
 
 def _number(command: Command, words: Words, e: click.BadParameter) -> Words | None:
-    """A number that is none: the default, or a small one."""
-    found = re.match(r"'(.*)' is not a valid", e.message)
-    if e.param is None or not found or e.param.type.name not in NUMBERS:
-        return None
-    default = e.param.default
-    number = str(default) if isinstance(default, int | float) else NUMBERS[e.param.type.name]
-    return _replaced(words, found[1], [number])
+    """A learning rate that is no number."""
+    found = re.match(r"'(.*)' is not a valid float", e.message)
+    at = next((i for i, w in enumerate(words) if found and w == found[1]), None)
+    return None if at is None else [*words[:at], "0.0001", *words[at + 1 :]]
 
 
 def _extra(command: Command, words: Words, e: click.UsageError) -> Words | None:
@@ -165,8 +164,13 @@ def _extra(command: Command, words: Words, e: click.UsageError) -> Words | None:
         return words
     found = re.match(r"Got unexpected extra arguments? \((.*)\)", e.message)
     extra = found[1].split(" ")[0] if found else ""
-    at = next((i for i, w in enumerate(words) if w == found[1] or w == extra), None) if found else 0
-    option = _option_for(command, words, words[at]) if found and at is not None else None
+    whole = found[1] if found else ""
+    at = next((i for i, w in enumerate(words) if w and w in (whole, extra)), None)
+    if at is None:
+        return None
+    if not any(isinstance(p, click.Argument) for p in command.params):
+        return words[:at] + words[at + 1 :]
+    option = _option_for(command, words, words[at])
     return [*words[:at], option, *words[at:]] if option else None
 
 

@@ -6,15 +6,17 @@ from typing import Any
 
 import rich_click as click
 
-from bonsai_quant.conversion.settings import DEFAULT_SOURCE
+from bonsai_quant.conversion.settings import DEFAULT_SOURCE, shipped_recipes
 from bonsai_quant.core.schema import MODES
+from bonsai_quant.core.threads import MAX_THREADS
 from bonsai_quant.packs.formats import DEFAULT_FORMATS, FORMAT_NAMES
 from bonsai_quant.quantization.solvers import SOLVER_NAMES
+from bonsai_quant.sources.shipped import NAMES, PACKS
 from bonsai_quant.verification.levels import LEVELS
 
 from . import completion
 from .output import Command
-from .types import ByteSize, OneOf
+from .types import ByteSize, OneOf, Place, Whole
 
 
 def choice(*names: str, kind: OneOf, help: str, unset: str = "", **options: Any) -> Command:
@@ -26,20 +28,30 @@ def choice(*names: str, kind: OneOf, help: str, unset: str = "", **options: Any)
     return click.option(*names, type=kind, help=text, **options)
 
 
+MODEL = Place("model", NAMES)
+PACK = Place("pack", PACKS)
+MODEL_OR_PACK = Place("model or pack", (*NAMES, *PACKS))
+RECIPE = Place("recipe", shipped_recipes)
+
 source = click.argument(
     "source",
     default=DEFAULT_SOURCE,
+    type=MODEL,
     shell_complete=completion.model,
     help="The model in full precision: a folder, a .safetensors file, a Hub id, or mini-klein. "
     f"[default: {DEFAULT_SOURCE}, from the Hub]",
 )
 pack = click.argument(
     "pack",
+    type=PACK,
     shell_complete=completion.pack,
     help="A pack, a folder of packs in several formats, or mini-klein-ternary, mini-klein-binary.",
 )
 threads = click.option(
-    "--threads", type=int, metavar="N", help="Number of threads. [default: one for each core]"
+    "--threads",
+    type=Whole(1, MAX_THREADS),
+    metavar="N",
+    help="Number of threads. [default: one for each core]",
 )
 max_memory = click.option(
     "--max-memory",
@@ -55,6 +67,7 @@ resume = click.option("--resume", is_flag=True, help="Continue an interrupted ru
 recipe = click.option(
     "--recipe",
     metavar="RECIPE",
+    type=RECIPE,
     help="A YAML file, or the name of a shipped recipe such as klein-4b-ternary.",
     shell_complete=completion.recipe,
 )
@@ -66,6 +79,7 @@ mode = choice(
 pipeline = click.option(
     "--pipeline",
     metavar="PIPELINE",
+    type=MODEL,
     help="Pipeline that lends the pack its text encoder and VAE. [default: the pack's source]",
     shell_complete=completion.model,
 )
@@ -94,6 +108,7 @@ level = choice(
 against = click.option(
     "--against",
     metavar="SOURCE",
+    type=MODEL,
     help="Model in full precision to compare with.",
     shell_complete=completion.model,
 )

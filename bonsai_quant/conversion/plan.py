@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,7 @@ def plan_conversion(place: str, options: ConversionOptions) -> Plan:
     _check_groups(source.place, tensors)
     packed = tuple(t.tensor for t in tensors)
     info = PackInfo(source.model.base, recipe.mode, dict(source.config), packed)
-    calibration = _calibration(options.calibration, recipe, info, loras)
+    calibration = _calibration(options.calibration, recipe, info, loras, source.place)
     beside = deployments(source.components, formats)
     memory = conversion_memory(info, tensors, threads, calibration, beside)
     _check_memory(memory, options.max_memory)
@@ -138,7 +139,11 @@ def _check_memory(needed: int, allowed: int | None) -> None:
 
 
 def _calibration(
-    folder: str | Path | None, recipe: Recipe, info: PackInfo, loras: Sequence[Adapter]
+    folder: str | Path | None,
+    recipe: Recipe,
+    info: PackInfo,
+    loras: Sequence[Adapter],
+    place: str,
 ) -> Calibration | None:
     """The calibration that the solver needs, checked to fit every packed layer."""
     needs = recipe.solver in CALIBRATED
@@ -164,7 +169,8 @@ def _calibration(
     if needs:
         raise UsageError(
             f"the solver {recipe.solver!r} needs a calibration",
-            hint="make one with `bonsai-quant calibrate`, and pass it as --calibration",
+            hint=f"bonsai-quant calibrate {shlex.quote(place)} --mode {recipe.mode} --solver "
+            f"{recipe.solver} -o calibration; then the same with --calibration calibration",
         )
     raise UsageError(
         f"the solver {recipe.solver!r} uses no calibration",
@@ -190,7 +196,12 @@ def explain(plan: Plan, name: str) -> PlannedTensor:
     names = [t.tensor.linear for t in plan.tensors]
     near = difflib.get_close_matches(name[:200], names, 1)
     guess = f"; did you mean {near[0]!r}?" if near else ""
-    raise UsageError(f"no tensor {name[:200]!r}{guess}", hint="see the names in `plan --json`")
+    raise UsageError(
+        f"no tensor {name[:200]!r}{guess}",
+        hint="see the names in `plan --json`",
+        typed=name if near else "",
+        meant=near,
+    )
 
 
 def _check_base(source: Source, recipe: Recipe) -> None:

@@ -28,7 +28,11 @@ def choose_recipe(
     if solver is not None and solver not in SOLVER_NAMES:
         raise unknown("solver", solver, SOLVER_NAMES)
     if recipe is None and mode is None:
-        raise UsageError("no mode was chosen", hint="pass --mode ternary or --mode binary")
+        raise UsageError(
+            "no mode was chosen",
+            hint="pass --mode ternary or --mode binary",
+            meant=("--mode", "ternary"),
+        )
     base = (
         recipe
         if isinstance(recipe, Recipe)
@@ -108,7 +112,9 @@ def read_mapping(place: str | Path) -> tuple[dict[Any, Any], Path]:
     if not os.path.lexists(path):
         known = shipped(str(place))
         if known is None:
-            raise UsageError(f"no recipe {str(place)[:300]!r}", hint="give a YAML file")
+            names = shipped_recipes()
+            hint = f"give a YAML file, or one of {', '.join(names)}"
+            raise unknown("recipe", str(place), names, hint=hint)
         path = known
     try:
         data = yaml.load(fs.read_small(path, 1 << 20).decode(), Loader=UniqueKeyLoader)

@@ -29,31 +29,12 @@ class BonsaiError(Exception):
     what: what happened, with the numbers found and allowed.
     where: file and tensor, outermost first.
     hint: what to type or change next.
+    meant: words that stand in the place of `typed` in a command that works, or that are added to
+    it when `typed` is empty.
     """
 
     exit_code = 1
     kind = "bug"
-
-    def __init__(self, what: str, *, where: str | tuple[object, ...] = (), hint: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.where = (where,) if isinstance(where, str) else tuple(where)
-        self.hint = hint
-
-    def __str__(self) -> str:
-        place = "".join(f"{printable(w)}: " for w in self.where if str(w))
-        tail = f" -> {printable(self.hint)}" if self.hint else ""
-        return f"{place}{printable(self.what)}{tail}"
-
-
-class UsageError(BonsaiError):
-    """The command line or a recipe asks for something that does not exist or contradicts itself.
-
-    meant: what stands in the place of `typed` in a command that works, or is added to it when
-    `typed` is empty; a list of words.
-    """
-
-    exit_code, kind = 2, "usage"
 
     def __init__(
         self,
@@ -64,8 +45,22 @@ class UsageError(BonsaiError):
         typed: str = "",
         meant: Sequence[str] = (),
     ) -> None:
-        super().__init__(what, where=where, hint=hint)
+        super().__init__(what)
+        self.what = what
+        self.where = (where,) if isinstance(where, str) else tuple(where)
+        self.hint = hint
         self.typed, self.meant = typed, tuple(meant)
+
+    def __str__(self) -> str:
+        place = "".join(f"{printable(w)}: " for w in self.where if str(w))
+        tail = f" -> {printable(self.hint)}" if self.hint else ""
+        return f"{place}{printable(self.what)}{tail}"
+
+
+class UsageError(BonsaiError):
+    """The command line or a recipe asks for something that does not exist or contradicts itself."""
+
+    exit_code, kind = 2, "usage"
 
 
 class BadInput(BonsaiError):
@@ -122,6 +117,10 @@ class HubMismatch(BonsaiError):
     exit_code, kind = 11, "hub-mismatch"
 
 
+FEW = 7
+"""So many names are listed beside the nearest one."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The one of the known words that was probably meant."""
     known, typed = list(known), word[:80].lower()
@@ -142,7 +141,8 @@ def unknown(kind: str, word: str, known: Iterable[str], *, hint: str = "") -> Us
     """The error for a word that does not exist: the nearest one that does, and all of them."""
     known = list(known)
     near = nearest(word, known)
-    guess = f"; did you mean {near!r}? There are {', '.join(known)}" if near else ""
+    choices = f" There are {', '.join(known)}" if len(known) < FEW else ""
+    guess = f"; did you mean {near!r}?{choices}" if near else ""
     return UsageError(
         f"unknown {kind} {word[:80]!r}{guess}",
         hint=hint or f"choose {' or '.join(known)}",

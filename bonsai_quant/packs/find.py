@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from bonsai_quant.core.errors import BadInput, BonsaiError
 from bonsai_quant.core.schema import Mode
-from bonsai_quant.sources.shipped import find_shipped_pack
+from bonsai_quant.sources.shipped import NAMES, find_shipped_pack
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.strict_json import strict_json
 
@@ -107,9 +108,18 @@ def require_packs(path: Path) -> list[PackFolder]:
 
 
 def no_pack(path: Path) -> BadInput:
-    """The error for a path without packs."""
-    hint = "give a folder made by `bonsai-quant convert`"
-    return BadInput("holds no pack", where=str(path), hint=hint)
+    """The error for a path without packs: what it is instead, and what to type."""
+    shown, place = shlex.quote(str(path)), str(path)
+    if place in NAMES or (path / "model_index.json").is_file() or path.suffix == ".safetensors":
+        return BadInput(
+            "is a model in full precision, not a pack",
+            where=place,
+            hint=f"make packs of it: bonsai-quant convert {shown} --mode ternary -o packs",
+        )
+    what = "holds no pack" if os.path.isdir(path) else "is no folder, so it holds no pack"
+    if not os.path.lexists(path):
+        what = "there is no such folder, so it holds no pack"
+    return BadInput(what, where=place, hint="give a folder made by `bonsai-quant convert`")
 
 
 def is_ours(out: Path) -> bool:

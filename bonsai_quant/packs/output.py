@@ -36,15 +36,16 @@ def check_free(out: Path, *, overwrite: bool) -> None:
         if overwrite:
             return
         raise OutputExists("exists already (empty)", where=str(out), hint="remove it or use -o")
-    if not overwrite:
+    ours = is_ours(out)
+    if not overwrite and ours:
         raise OutputExists(
             "exists already",
             where=str(out),
             hint="choose another output with -o, or pass --overwrite",
         )
-    if not is_ours(out):
+    if not ours:
         raise OutputExists(
-            "is not a pack of this program, or holds other files too",
+            "exists already, and is not a pack of this program or holds other files too",
             where=str(out),
             hint="choose another output with -o",
         )

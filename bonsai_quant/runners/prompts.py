@@ -57,7 +57,9 @@ def check_seeds(seeds: Sequence[int]) -> list[int]:
     """The seeds, refused when one of them is out of range or there is none."""
     for seed in seeds:
         if not 0 <= seed <= MAX_SEED:
-            raise UsageError(f"seed {seed} is not between 0 and 2^63 - 1")
+            raise UsageError(
+                f"seed {seed} is not between 0 and 2^63 - 1", hint="give another --seed"
+            )
     if not seeds:
         raise UsageError("no seed", hint="give --seed N")
     return list(seeds)
@@ -88,7 +90,12 @@ def _seeds(word: str) -> list[int]:
         return [secrets.randbelow(N_RANDOM)]
     match = re.fullmatch(r"(-?\d{1,20})(?:-(\d{1,20}))?", word, re.ASCII)
     if match is None:
-        raise UsageError(f"seed {word[:40]!r}", hint="give N, 1-4, 1,5,9 or random")
+        raise UsageError(
+            f"seed {word[:40]!r} is none",
+            hint="give N, 1-4, 1,5,9 or random",
+            typed=word,
+            meant=("0",),
+        )
     first = int(match[1])
     last = int(match[2]) if match[2] else first
     if last < first:

@@ -13,6 +13,7 @@ from bonsai_quant.core.errors import (
     HubMismatch,
     HubUnavailable,
     UsageError,
+    nearest,
 )
 from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.hub import client
@@ -41,7 +42,7 @@ from .header_mirror import (
 )
 from .remote_files import choose, choose_components, choose_papers, is_read
 from .shards import INDEX_SUFFIX
-from .shipped import NAMES
+from .shipped import NAMES, PACKS
 
 log = logging.getLogger(__name__)
 
@@ -164,9 +165,12 @@ def cached_pipeline(place: str) -> Path:
     """The folder where the Hub's cache holds a whole pipeline. place: `org/name[@revision]`."""
     name_and_revision = split_id(place)
     if name_and_revision is None:
+        near = nearest(place, (*NAMES, *PACKS))
         raise UsageError(
             f"no pack, pipeline folder or Hub id {place[:300]!r}",
             hint=f"give a path, or {' or '.join(NAMES)}, which comes with this program",
+            typed=place if near else "",
+            meant=(near,) if near else (),
         )
     name, revision = name_and_revision
     folder, option = find_cached(name, revision), f" --revision {revision}" if revision else ""

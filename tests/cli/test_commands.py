@@ -61,7 +61,7 @@ def test_planning_and_inspecting_import_nothing_heavy(tiny, packs):
 
 
 @pytest.mark.parametrize(("arguments", "code", "words"), [
-    (["convert", "SRC"], 2, "no mode was chosen"),
+    (["convert", "SRC"], 2, "Missing option '--mode'"),
     (["convert", "SRC", "--mode", "trinary"], 2, "unknown mode 'trinary'"),
     (["convert", "SRC", "--mode", "ternary", "--format", "mlz"], 2, "did you mean 'mlx'?"),
     (["convert", "nowhere", "--mode", "ternary"], 2, "no file, folder or Hub id"),

@@ -21,7 +21,9 @@ from bonsai_quant.conversion.plan import plan as run_plan
 from bonsai_quant.packs.formats import DEFAULT_FORMATS, FORMAT_NAMES
 
 
-@click.command(cls=Command, first="mode recipe formats out dry_run resume overwrite")
+@click.command(
+    cls=Command, needs="mode recipe", first="mode recipe formats out dry_run resume overwrite"
+)
 @shared.source
 @click.option(
     "-o",
@@ -78,7 +80,7 @@ def convert(
     show(views.converted(result, source), next_step=next_steps.after_convert(result.out, source))
 
 
-@click.command(cls=Command, first="mode formats name")
+@click.command(cls=Command, needs="mode recipe", first="mode formats name")
 @shared.source
 @click.option(
     "--explain",
@@ -121,6 +123,7 @@ def plan(source: str, name: str | None, **options: Any) -> None:
 @click.option(
     "--pipeline",
     metavar="PIPELINE",
+    type=shared.MODEL,
     help="Pipeline whose text encoder, VAE and so on are added. [default: none]",
     shell_complete=completion.model,
 )

@@ -10,6 +10,7 @@ from bonsai_quant.cli import completion, next_steps
 from bonsai_quant.cli import options as shared
 from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import common_options, open_output, shown_progress
+from bonsai_quant.cli.types import Repo
 from bonsai_quant.cli.views import hub as views
 from bonsai_quant.publishing.publish import plan_publication
 from bonsai_quant.publishing.publish import publish as run_publish
@@ -22,11 +23,15 @@ PLANNED = ("report", "score", "license", "incomplete")
 @click.command(cls=Command, goes_on=True, first="dry_run private create_pr report score")
 @click.argument(
     "pack",
+    type=shared.PACK,
     shell_complete=completion.pack,
     help="One pack: a folder in one format, such as packs/mlx.",
 )
 @click.argument(
-    "repo", metavar="OWNER/NAME", help="The repo; a new one is made if it is not there."
+    "repo",
+    type=Repo(),
+    metavar="OWNER/NAME",
+    help="The repo; a new one is made if it is not there.",
 )
 @click.option(
     "--private", is_flag=True, help="Make the new repo private; an earlier one must be so."
@@ -81,7 +86,10 @@ def publish(pack: str, repo: str, dry_run: bool, **options: Any) -> None:
 
 @click.command(cls=Command, goes_on=True)
 @click.argument(
-    "repo", metavar="OWNER/NAME", help="The repo; OWNER/NAME@REVISION for one revision."
+    "repo",
+    type=Repo(),
+    metavar="OWNER/NAME",
+    help="The repo; OWNER/NAME@REVISION for one revision.",
 )
 @click.option("-o", "--out", metavar="OUT", help="Output folder, a new one. [default: NAME]")
 @click.option("--revision", metavar="REVISION", help="Branch, tag or commit. [default: main]")

@@ -13,7 +13,7 @@ from bonsai_quant.cli import options as shared
 from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import common_options, open_output, shown_progress
 from bonsai_quant.cli.pack_argument import local_pack
-from bonsai_quant.cli.types import OneOf
+from bonsai_quant.cli.types import OneOf, OutFolder, Whole
 from bonsai_quant.cli.views import packs as views
 from bonsai_quant.core.errors import VerificationFailed
 from bonsai_quant.packs.diff import diff as run_diff
@@ -28,6 +28,7 @@ from bonsai_quant.verification.verify import verify as run_verify
 @click.command(cls=Command)
 @click.argument(
     "path",
+    type=shared.MODEL_OR_PACK,
     shell_complete=completion.model_or_pack,
     help="A checkpoint, a pack, or a folder of packs; from this program or another.",
 )
@@ -74,6 +75,7 @@ def inspect(path: str, tensors: bool, **options: Any) -> None:
 )
 @click.option(
     "--layers",
+    type=Whole(),
     default=3,
     show_default=True,
     metavar="N",
@@ -106,12 +108,15 @@ def verify(pack: str, backends: tuple[str, ...], **options: Any) -> None:
 @click.command(cls=Command, first="out against prompts opened")
 @click.argument(
     "packs",
+    type=shared.PACK,
     nargs=-1,
     required=True,
     shell_complete=completion.pack,
     help="One pack or more, each a folder.",
 )
-@click.option("-o", "--out", required=True, metavar="FOLDER", help="Output folder.")
+@click.option(
+    "-o", "--out", type=OutFolder(), required=True, metavar="FOLDER", help="Output folder."
+)
 @shared.against
 @click.option(
     "-p",
@@ -175,9 +180,18 @@ def report(
 
 
 @click.command(cls=Command)
-@click.argument("a", shell_complete=completion.pack, help="A pack.")
-@click.argument("b", shell_complete=completion.pack, help="Another pack of the same mode.")
-@click.option("--top", default=10, show_default=True, metavar="N", help="How many layers to list.")
+@click.argument("a", type=shared.PACK, shell_complete=completion.pack, help="A pack.")
+@click.argument(
+    "b", type=shared.PACK, shell_complete=completion.pack, help="Another pack of the same mode."
+)
+@click.option(
+    "--top",
+    type=Whole(0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="How many layers to list.",
+)
 @shared.threads
 @common_options
 def diff(a: str, b: str, top: int, threads: int | None, **options: Any) -> None:

@@ -13,22 +13,26 @@ from bonsai_quant.cli.doctor import doctor as run_doctor
 from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import common_options, open_output, shown_progress
 from bonsai_quant.cli.pack_argument import local_pack
-from bonsai_quant.cli.types import OneOf
+from bonsai_quant.cli.types import OneOf, PictureSize, Whole
 from bonsai_quant.cli.views import packs as packs_view
 from bonsai_quant.cli.views import pictures as pictures_view
 from bonsai_quant.cli.wishes import generate_arguments, warn_of_words
 from bonsai_quant.evaluation.score import score as run_score
 from bonsai_quant.runners import RUNNERS
 from bonsai_quant.runners.generate import generate as run_generate
+from bonsai_quant.runners.picture_settings import MAX_STEPS
+from bonsai_quant.runners.prompts import MAX_SEED
 
 model = click.argument(
     "model",
+    type=shared.MODEL_OR_PACK,
     metavar="MODEL",
     shell_complete=completion.model_or_pack,
     help="A pack or a whole pipeline: a folder, mini-klein, mini-klein-ternary, mini-klein-binary.",
 )
 noise_seed = click.option(
     "--seed",
+    type=Whole(0, MAX_SEED),
     default=0,
     show_default=True,
     metavar="N",
@@ -36,7 +40,7 @@ noise_seed = click.option(
 )
 
 
-@click.command(cls=Command, first="prompts out seeds size file")
+@click.command(cls=Command, needs="prompts file like", first="prompts out seeds size file")
 @model
 @click.option(
     "-p",
@@ -66,7 +70,9 @@ noise_seed = click.option(
     metavar="N",
     help="Seed of the noise: N, 1-4, 1,5,9 or random; repeat for more. [default: 0]",
 )
-@click.option("--count", type=int, metavar="N", help="Pictures of each prompt, of seeds in a row.")
+@click.option(
+    "--count", type=Whole(), metavar="N", help="Pictures of each prompt, of seeds in a row."
+)
 @click.option(
     "--like",
     metavar="FILE.png",
@@ -75,6 +81,7 @@ noise_seed = click.option(
 )
 @click.option(
     "--size",
+    type=PictureSize(),
     metavar="WxH",
     help="Width and height: multiples of 16 from 64 to 2048. [default: the pipeline's]",
 )
@@ -87,7 +94,10 @@ noise_seed = click.option(
     shell_complete=completion.file,
 )
 @click.option(
-    "--steps", type=int, metavar="N", help="Denoising steps. [default: the pipeline's, 4]"
+    "--steps",
+    type=Whole(1, MAX_STEPS),
+    metavar="N",
+    help="Denoising steps. [default: the pipeline's, 4]",
 )
 @shared.choice(
     "--backend",
@@ -140,6 +150,7 @@ def doctor(**options: Any) -> None:
 @click.option(
     "--against",
     metavar="MODEL",
+    type=shared.MODEL_OR_PACK,
     help="Model to compare with, prompt by prompt.",
     shell_complete=completion.model_or_pack,
 )
@@ -153,13 +164,19 @@ def doctor(**options: Any) -> None:
 )
 @click.option(
     "--prompts",
+    type=Whole(),
     default=100,
     show_default=True,
     metavar="N",
     help="Captions in each of the six categories.",
 )
 @click.option(
-    "--images", default=4, show_default=True, metavar="N", help="Pictures of each caption."
+    "--images",
+    type=Whole(),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="Pictures of each caption.",
 )
 @noise_seed
 @click.option(

@@ -10,11 +10,12 @@ from bonsai_quant.cli import completion, next_steps
 from bonsai_quant.cli import options as shared
 from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import common_options, open_output, shown_progress
-from bonsai_quant.cli.types import OneOf
+from bonsai_quant.cli.types import OneOf, Whole
 from bonsai_quant.cli.views import conversion as conversion_view
 from bonsai_quant.cli.views import training as training_view
 from bonsai_quant.packs.formats import DEFAULT_FORMATS
 from bonsai_quant.quantization.solvers import CALIBRATED
+from bonsai_quant.runners.prompts import MAX_SEED
 from bonsai_quant.training.calibrate import calibrate as run_calibrate
 from bonsai_quant.training.distill import distill as run_distill
 from bonsai_quant.training.distill import needed, prepare
@@ -39,6 +40,7 @@ PREPARED = ("mode", "recipe", "out", "prompts", "seed", "start")
 @shared.prompts
 @click.option(
     "--n-prompts",
+    type=Whole(),
     default=64,
     show_default=True,
     metavar="N",
@@ -46,12 +48,20 @@ PREPARED = ("mode", "recipe", "out", "prompts", "seed", "start")
 )
 @click.option(
     "--at-once",
+    type=Whole(),
     default=8,
     show_default=True,
     metavar="N",
     help="States that pass a block at the same time; fewer need less memory.",
 )
-@click.option("--seed", default=0, show_default=True, metavar="N", help="Seed of the noise.")
+@click.option(
+    "--seed",
+    type=Whole(0, MAX_SEED),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Seed of the noise.",
+)
 @shared.overwrite
 @shared.resume
 @common_options
@@ -107,13 +117,14 @@ def fold(source: str, **options: Any) -> None:
     show(training_view.folded(result), next_step=step)
 
 
-@click.command(cls=Command, first="recipe mode out start resume dry_run")
+@click.command(cls=Command, needs="recipe mode", first="recipe mode out start resume dry_run")
 @shared.source
 @shared.mode
 @shared.recipe
 @click.option("-o", "--out", metavar="OUT", help="Output folder. [default: NAME-MODE-distilled]")
 @click.option(
     "--start",
+    type=shared.PACK,
     metavar="PACK",
     help="Pack of the source to start from, such as one that gptq rounded.",
     shell_complete=completion.pack,
@@ -121,26 +132,35 @@ def fold(source: str, **options: Any) -> None:
 @shared.prompts
 @click.option(
     "--seed",
+    type=Whole(0, MAX_SEED),
     default=0,
     show_default=True,
     metavar="N",
     help="Seed of the order of prompts and of the noise.",
 )
-@click.option("--steps", type=int, metavar="N", help="Number of updates. [default: the recipe's]")
 @click.option(
-    "--batch", type=int, metavar="N", help="States in one update. [default: the recipe's]"
+    "--steps", type=Whole(), metavar="N", help="Number of updates. [default: the recipe's]"
+)
+@click.option(
+    "--batch", type=Whole(), metavar="N", help="States in one update. [default: the recipe's]"
 )
 @click.option(
     "--at-once",
-    type=int,
+    type=Whole(),
     metavar="N",
     help="States on one device at a time; fewer need less memory. [default: the recipe's]",
 )
-@click.option("--rate", type=float, metavar="RATE", help="Learning rate. [default: the recipe's]")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="RATE",
+    help="Learning rate. [default: the recipe's]",
+)
 @shared.overwrite
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint.")
 @click.option(
     "--save-every",
+    type=click.FloatRange(0),
     default=600.0,
     show_default=True,
     metavar="SECONDS",
@@ -149,7 +169,12 @@ def fold(source: str, **options: Any) -> None:
 @shared.max_memory
 @click.option("-n", "--dry-run", is_flag=True, help="Only show how much memory GPUs would need.")
 @click.option(
-    "--devices", default=1, show_default=True, metavar="N", help="Number of GPUs, for --dry-run."
+    "--devices",
+    type=Whole(),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Number of GPUs, for --dry-run.",
 )
 @common_options
 def distill(
@@ -193,6 +218,7 @@ def distill(
 @click.option(
     "--recipe",
     required=True,
+    type=shared.RECIPE,
     metavar="RECIPE",
     help="A YAML file, or the name of a shipped recipe such as mini-klein-ternary.",
     shell_complete=completion.recipe,
@@ -206,7 +232,14 @@ def distill(
 )
 @shared.formats
 @shared.prompts
-@click.option("--seed", default=0, show_default=True, metavar="N", help="Seed of the training.")
+@click.option(
+    "--seed",
+    type=Whole(0, MAX_SEED),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Seed of the training.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace earlier results.")
 @shared.resume
 @common_options

@@ -22,6 +22,7 @@ from bonsai_quant.storage.strict_json import strict_json
 
 from .magic import describe_magic
 
+NOT_ONE = "give a .safetensors file, or fetch it again"
 MAX_HEADER = 16 << 20
 """Bytes; the real model's header is 25 kB. The reference reader allows 100 MB."""
 MAX_TENSORS = 1 << 16
@@ -71,7 +72,7 @@ def parse_header(fd: int, size: int, path: Path) -> Header:
     (length,) = struct.unpack("<Q", head[:8])
     if length == 0 or length > min(MAX_HEADER, size - 8):
         _refuse_foreign(bytes(head), path)
-        _bad(path, _length_problem(length, size))
+        _bad(path, _length_problem(length, size), hint=NOT_ONE)
     text = bytes(fs.pread(fd, length, 8, path))
     if text.lstrip(b" \t\r\n")[:1] != b"{":
         _refuse_foreign(bytes(head), path)

@@ -54,9 +54,6 @@ def calibrate(
     prompts: a file, one a line.  n_prompts: how many of them are used.
     at_once: states in a block at a time.  progress: called with blocks.
     """
-    require(RUN, "run")
-    from .run import run
-
     if solver is not None and solver not in CALIBRATED:
         raise unknown("solver", solver, CALIBRATED)
     for name, value in (("n-prompts", n_prompts), ("at-once", at_once)):
@@ -66,7 +63,14 @@ def calibrate(
     if pipeline.pack is not None:
         raise UsageError("is a pack", where=source, hint="give the full-precision pipeline")
     if solver is not None and mode is None and recipe is None:
-        raise UsageError("a solver needs to know the mode", hint="pass --mode ternary or binary")
+        raise UsageError(
+            "a solver needs to know the mode",
+            hint="pass --mode ternary or binary",
+            meant=("--mode", "ternary"),
+        )
+    require(RUN, "run")
+    from .run import run
+
     any_mode = mode or (None if recipe else "ternary")
     planned = plan(source, mode=any_mode, recipe=recipe, solver="exact", formats="bonsai")
     target = default_out(source, "calibration") if out is None else Path(out)

@@ -11,6 +11,7 @@ from bonsai_quant.core.schema import MODES
 from bonsai_quant.core.threads import MAX_THREADS
 from bonsai_quant.packs.formats import DEFAULT_FORMATS, FORMAT_NAMES
 from bonsai_quant.quantization.solvers import SOLVER_NAMES
+from bonsai_quant.runners.prompts import MAX_SEED
 from bonsai_quant.sources.shipped import NAMES, PACKS
 from bonsai_quant.verification.levels import LEVELS
 
@@ -26,6 +27,18 @@ def choice(*names: str, kind: OneOf, help: str, unset: str = "", **options: Any)
     """
     text = f"{help} {kind.choices}" + (f" [default: {unset}]" if unset else "")
     return click.option(*names, type=kind, help=text, **options)
+
+
+def seed(help: str) -> Command:
+    """The option --seed of commands that take one; their help says what it is the seed of."""
+    return click.option(
+        "--seed",
+        type=Whole(0, MAX_SEED),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help=help,
+    )
 
 
 MODEL = Place("model", NAMES)

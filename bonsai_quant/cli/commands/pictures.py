@@ -21,7 +21,6 @@ from bonsai_quant.evaluation.score import score as run_score
 from bonsai_quant.runners import RUNNERS
 from bonsai_quant.runners.generate import generate as run_generate
 from bonsai_quant.runners.picture_settings import MAX_STEPS
-from bonsai_quant.runners.prompts import MAX_SEED
 
 model = click.argument(
     "model",
@@ -30,14 +29,7 @@ model = click.argument(
     shell_complete=completion.model_or_pack,
     help="A pack or a whole pipeline: a folder, mini-klein, mini-klein-ternary, mini-klein-binary.",
 )
-noise_seed = click.option(
-    "--seed",
-    type=Whole(0, MAX_SEED),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Seed of the noise that pictures start from.",
-)
+noise_seed = shared.seed("Seed of the noise that pictures start from.")
 
 
 @click.command(cls=Command, needs="prompts file like", first="prompts out seeds size file")

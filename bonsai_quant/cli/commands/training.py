@@ -15,7 +15,6 @@ from bonsai_quant.cli.views import conversion as conversion_view
 from bonsai_quant.cli.views import training as training_view
 from bonsai_quant.packs.formats import DEFAULT_FORMATS
 from bonsai_quant.quantization.solvers import CALIBRATED
-from bonsai_quant.runners.prompts import MAX_SEED
 from bonsai_quant.training.calibrate import calibrate as run_calibrate
 from bonsai_quant.training.distill import distill as run_distill
 from bonsai_quant.training.distill import needed, prepare
@@ -54,14 +53,7 @@ PREPARED = ("mode", "recipe", "out", "prompts", "seed", "start")
     metavar="N",
     help="States that pass a block at the same time; fewer need less memory.",
 )
-@click.option(
-    "--seed",
-    type=Whole(0, MAX_SEED),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Seed of the noise.",
-)
+@shared.seed("Seed of the noise.")
 @shared.overwrite
 @shared.resume
 @common_options
@@ -130,14 +122,7 @@ def fold(source: str, **options: Any) -> None:
     shell_complete=completion.pack,
 )
 @shared.prompts
-@click.option(
-    "--seed",
-    type=Whole(0, MAX_SEED),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Seed of the order of prompts and of the noise.",
-)
+@shared.seed("Seed of the order of prompts and of the noise.")
 @click.option(
     "--steps", type=Whole(), metavar="N", help="Number of updates. [default: the recipe's]"
 )
@@ -232,14 +217,7 @@ def distill(
 )
 @shared.formats
 @shared.prompts
-@click.option(
-    "--seed",
-    type=Whole(0, MAX_SEED),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Seed of the training.",
-)
+@shared.seed("Seed of the training.")
 @click.option("--overwrite", is_flag=True, help="Replace earlier results.")
 @shared.resume
 @common_options

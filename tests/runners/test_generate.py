@@ -18,6 +18,7 @@ from bonsai_quant.core.errors import (
     UsageError,
     VerificationFailed,
 )
+from bonsai_quant.runners import runner as painting
 from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.runners.torch.dense import open_pipeline, paint_dense
 from bonsai_quant.runners.torch.runner import TorchRunner
@@ -165,6 +166,22 @@ def test_a_picture_to_edit_is_seen_as_stock_diffusers_sees_it(pack, standin, tmp
         assert np.abs(np.asarray(Image.open(out)) - 255 * theirs).max() < 2
     generate(pack, [CIRCLE], out=tmp_path / "alone.png", seeds=[5], pipeline=str(standin))
     assert np.abs(np.asarray(Image.open(tmp_path / "alone.png")) - 255 * theirs).max() > 5
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_a_picture_does_not_depend_on_what_is_painted_with_it(
+    pack, standin, tmp_path, monkeypatch, backend
+):
+    pytest.importorskip(PACKAGE[backend])
+    asked = {"seeds": [1, 2], "pipeline": str(standin), "backend": backend, "steps": 2}
+    generate(pack, [CIRCLE, "two squares"], out=tmp_path / "together", **asked)
+    monkeypatch.setattr(painting, "AT_ONCE", 1)
+    monkeypatch.setattr(painting, "PATIENCE_S", 0.0)
+    generate(pack, [CIRCLE, "two squares"], out=tmp_path / "apart", **asked)
+    for name in ("0000.png", "0001.png", "0002.png", "0003.png", "index.json"):
+        assert (tmp_path / "apart" / name).read_bytes() == (
+            tmp_path / "together" / name
+        ).read_bytes()
 
 
 @pytest.mark.parametrize("size", [(32, 64), (1000, 100)], ids=str)

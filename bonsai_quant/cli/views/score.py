@@ -33,8 +33,9 @@ def _count(model: ModelScore) -> str:
 def about(task: Task) -> str:
     """One line about what was painted, and how."""
     b = task.benchmark
+    pictures = "1 picture" if task.images == 1 else f"{task.images} pictures"
     return (
-        f"{task.split} prompts: {task.per_category} per category, {task.images} pictures each of "
+        f"{task.split} prompts: {task.per_category} per category, {pictures} each of "
         f"{b.width} x {b.height}, {b.num_inference_steps} steps, seed {task.seed}"
     )
 

@@ -169,18 +169,27 @@ def test_an_earlier_report_stays_unless_told_otherwise(made):
     assert not (folder / "other").exists()
 
 
-def screenshot(made, tmp_path, width, dark):
-    path = tmp_path / f"{width}-{dark}.png"
-    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+def chromium(tmp_path, page, *options):
+    """What a browser prints of a page; nothing of it goes to the network."""
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-               f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},3000", scheme,
-               f"--screenshot={path}", (made[0] / "report/report.html").as_uri()]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    return np.asarray(Image.open(path).convert("RGB"))
+               f"--user-data-dir={tmp_path / 'profile'}", *options, page.as_uri()]  # fmt: skip
+    return subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
+def screenshot(made, tmp_path, width, dark):
+    """Browsers have a least width of a window; a frame inside of it has none."""
+    path, frame = tmp_path / f"{width}-{dark}.png", tmp_path / "frame.html"
+    page = (made[0] / "report/report.html").as_uri()
+    frame.write_text(f'<body style="margin:0"><iframe src="{page}" '
+                     f'style="border:0;width:{width}px;height:3000px"></iframe>')  # fmt: skip
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    chromium(tmp_path, frame, f"--window-size={max(width, 500)},3000", scheme,
+             f"--screenshot={path}")  # fmt: skip
+    return np.asarray(Image.open(path).convert("RGB"))[:, :width]
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
-@pytest.mark.parametrize("width", [500, 1200])
+@pytest.mark.parametrize("width", [390, 1200])
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_browser_shows_it_on_a_phone_and_in_the_dark(made, tmp_path, width, dark):
     """The paper is light or dark, there is ink on it, and nothing runs out at the right."""
@@ -191,6 +200,17 @@ def test_a_browser_shows_it_on_a_phone_and_in_the_dark(made, tmp_path, width, da
     assert 0.02 < ink.mean() < 0.7
     assert not ink[:, -8:].any()
     assert not ink[:, :8].any()
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+def test_the_script_runs_under_the_policy(made, tmp_path):
+    """It shows the comparison, which is hidden where no script runs, and puts pictures into it."""
+    page = made[0] / "report/report.html"
+    assert '<div class="compare" id="compare" hidden>' in page.read_text()
+    shown = chromium(tmp_path, page, "--enable-logging=stderr", "--dump-dom")
+    assert b'<div class="compare" id="compare">' in shown.stdout
+    assert re.search(rb'<img id="over"[^>]* src="data:image/png;base64,', shown.stdout)
+    assert b"Content Security Policy" not in shown.stderr
 
 
 def test_every_colour_has_a_light_and_a_dark_value(made):

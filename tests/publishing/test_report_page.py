@@ -6,6 +6,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from bonsai_quant.evaluation.scenes.grammar import prompts as captions
 from bonsai_quant.evaluation.scenes.world import SMALL
 from bonsai_quant.packs.manifest import conversion
 from bonsai_quant.publishing.report import charts, gallery, likeness, page, tables
+from bonsai_quant.publishing.report.names import short_names
 from bonsai_quant.publishing.report.records import Asked, Scenes
 from bonsai_quant.publishing.report.share_card import draw_card
 from bonsai_quant.publishing.report.tiles import cards
@@ -52,6 +54,15 @@ def rendered(result):
     return page.render(result, FILES)
 
 
+def test_every_model_has_a_name_of_its_own():
+    assert short_names(["a/ternary", "binary", "mini-klein"]) == ["ternary", "binary", "mini-klein"]
+    assert short_names(["a/mlx", "/x/b/mlx/"]) == ["a/mlx", "b/mlx"]
+    assert short_names(["pack", "pack"]) == ["pack", "pack"]
+    assert short_names(["owner/model", "."])[0] == "model"
+    assert short_names(["."]) == [Path.cwd().name]
+    assert short_names([]) == []
+
+
 def test_tiles_say_only_what_was_measured(bare):
     (ternary, _) = cards(bare)
     figures = {f["what"]: f["figure"] for f in ternary["figures"]}
@@ -61,7 +72,7 @@ def test_tiles_say_only_what_was_measured(bare):
     figures = {f["what"]: f["figure"] for f in ternary["figures"]}
     assert re.fullmatch(r"\d+\.\d dB", figures["PSNR"])
     assert re.fullmatch(r"0\.\d{3}", figures["SSIM"])
-    assert figures["Pictures that show the caption"].endswith(" of 6")
+    assert figures["Pictures as asked"].endswith(" of 6")
     assert ternary["before"] == binary["before"]
     assert float(binary["times"]) > float(ternary["times"]) > 1
 

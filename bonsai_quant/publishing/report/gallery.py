@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from .records import Asked, SideBySide
 
 def paint_all(
     packs: Sequence[str],
+    called: Sequence[str],
     against: str | None,
     pipeline: str | None,
     prompts: Sequence[str],
@@ -31,7 +31,10 @@ def paint_all(
     size: str | None,
     progress: Progress,
 ) -> SideBySide | str:
-    """Pictures of every model, or why it cannot be done here. What is asked for must be legal."""
+    """Pictures of every model, or why it cannot be done here. What is asked for must be legal.
+
+    called: the names of the packs, then of the source.
+    """
     if problem := missing((*RUN, *LOOK)):
         return problem
     names = [*([against] if against else []), *packs]
@@ -44,8 +47,8 @@ def paint_all(
         pictures = np.stack([_paint(m, asked, progress) for m in models])
     except BonsaiError as e:
         return str(e)
-    labels = tuple(Path(n).name or n for n in names)
-    return compare(labels, asked, pictures, against is not None)
+    labels = [*called[len(packs) :], *called[: len(packs)]]
+    return compare(tuple(labels), asked, pictures, against is not None)
 
 
 def compare(

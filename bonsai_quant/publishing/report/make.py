@@ -22,6 +22,7 @@ from bonsai_quant.verification.verify import verify
 from .data import as_csv, as_json
 from .gallery import paint_all, side_by_side
 from .machine import describe_machine, now
+from .names import short_names
 from .page import render
 from .records import PackReport, Report, SideBySide
 from .scores import find_score, read_score_file
@@ -66,9 +67,14 @@ def report(
             raise OutputExists("exists already", where=(folder, name), hint="pass --overwrite")
     for path in scores:
         read_score_file(Path(path))
-    reports = tuple(_look_at(Path(p), against, pipeline, level, scores, progress) for p in paths)
+    places = [str(p) for p in paths]
+    names = short_names([*places, *([against] if against else [])])
+    reports = tuple(
+        _look_at(Path(p), name, against, pipeline, level, scores, progress)
+        for p, name in zip(places, names, strict=False)
+    )
     _check_scores(reports, scores)
-    gallery = paint_all([str(p) for p in paths], against, pipeline, prompts, seed, size, progress)
+    gallery = paint_all(places, names, against, pipeline, prompts, seed, size, progress)
     result = Report(reports, against, gallery, folder, now(), describe_machine())
     make_folder(folder)
     for name, content in _contents(result).items():
@@ -89,6 +95,7 @@ def _contents(result: Report) -> dict[str, bytes]:
 
 def _look_at(
     path: Path,
+    name: str,
     against: str | None,
     pipeline: str | None,
     level: str,
@@ -101,7 +108,7 @@ def _look_at(
     first = opened[0]
     facts = next(iter(inspect(first.folder))).facts
     return PackReport(
-        path.name, first.info.mode, facts, tuple(_size(p) for p in opened),
+        name, first.info.mode, facts, tuple(_size(p) for p in opened),
         2 * sum(t.size for t in first.info.tensors), survey(first, progress), verdict,
         first.manifest, rebuild(first.manifest, against),
         find_score(first.folder, first.manifest, scores),

@@ -14,6 +14,7 @@ from bonsai_quant.core.version import TOOL, __version__
 
 from . import charts, tables
 from .embed import SMALL, picture_url
+from .names import short_names
 from .records import PackReport, Report, SideBySide
 from .tiles import cards, counted
 
@@ -37,7 +38,8 @@ def render(report: Report, downloads: Sequence[tuple[str, str]]) -> str:
     return environment.from_string(_part(TEMPLATE)).render(
         style=style, script=script, style_hash=_digest(style), script_hash=_digest(script),
         made_by=f"{TOOL} {__version__}", date=report.date, machine=report.machine,
-        title=_title(report), source=report.source, cards=cards(report),
+        title=_title(report), cards=cards(report),
+        source=report.source and short_names([report.source])[0],
         packs=[_pack(p, draws=not reason) for p in report.packs],
         gallery=None if isinstance(gallery, str) else _gallery(gallery),
         no_gallery=gallery if isinstance(gallery, str) else "",

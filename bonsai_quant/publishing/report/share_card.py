@@ -41,7 +41,7 @@ def draw_card(report: Report) -> bytes:
 
 def _line(card: dict[str, Any]) -> str:
     """A pack in one line."""
-    short = {"Pictures that show the caption": "pictures right", "Checks passed": "checks passed"}
+    short = {"Pictures as asked": "pictures as asked", "Checks passed": "checks passed"}
     figures = [
         f"{f['figure']} {short.get(f['what'], f['what'])}"
         for f in card["figures"]

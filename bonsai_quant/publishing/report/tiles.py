@@ -29,9 +29,7 @@ def _card(report: Report, i: int, pack: PackReport) -> dict[str, Any]:
     ]
     if gallery and gallery.failures is not None:
         n = gallery.right(gallery.index(i))
-        figures.append(
-            ("Pictures that show the caption", f"{n} of {len(gallery.prompts)}", _source(gallery))
-        )
+        figures.append(("Pictures as asked", f"{n} of {len(gallery.prompts)}", _source(gallery)))
     figures += _likeness(gallery, i)
     return {
         "name": pack.name, "mode": pack.mode, "failed": bool(pack.failed),
@@ -72,7 +70,7 @@ def _likeness(gallery: SideBySide | None, i: int) -> list[tuple[str, str, str]]:
     if gallery is None or not gallery.decibels:
         why = "no pictures" if gallery is None else "no source to compare with"
         return [("PSNR", NOT_MEASURED, why)]
-    decibels, mean = gallery.decibels[i], f"mean of {len(gallery.prompts)} pictures to the source's"
+    decibels, mean = gallery.decibels[i], f"mean of {len(gallery.prompts)} pictures"
     found = [("PSNR", f"{fmean(decibels):.1f} dB", mean)]
     if gallery.ssim:
         return [*found, ("SSIM", f"{fmean(gallery.ssim[i]):.3f}", mean)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +17,14 @@ from bonsai_quant.core.progress import Progress, no_progress
 from bonsai_quant.packs.formats import DEFAULT_FORMATS
 from bonsai_quant.packs.output import check_free
 from bonsai_quant.quantization.solvers import CALIBRATED
+from bonsai_quant.storage.staging import Staging
 
 from .calibrate import calibrate
 from .distill import distill
 from .recipe import Recovery, load_recovery, recipe_record
 from .settings import CalibrationSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ def recover(
 
     The recipe says which of these there are: its solver may need a calibration, and it may have a
     `distillation`.  The arguments are those of `calibrate`, `distill` and `convert`.
-    resume: take the stages that are already finished as they are.
+    resume: take the stages that are already finished as they are, up to the first that is not.
     """
     recovery = load_recovery(recipe, None)
     calibrated = recovery.recipe.solver in CALIBRATED
@@ -79,9 +83,12 @@ def recover(
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Stages:
-    """The stages before the last, each into a folder beside the packs."""
+    """The stages before the last, each into a folder beside the packs.
+
+    made: a stage was made by this run, so that none behind it can be reused.
+    """
 
     source: str
     recovery: Recovery
@@ -91,26 +98,27 @@ class _Stages:
     overwrite: bool
     resume: bool
     progress: Progress
+    made: bool = False
 
     def calibrate(self) -> Path:
         """Measure inputs into OUT-calibration."""
         out, recipe = self._folder("calibration"), self.recovery.recipe
         settings = self.recovery.calibration or CalibrationSettings()
-        if not self._finished(out):
+        if not self._reused(out):
             calibrate(
                 self.source, recipe=recipe, solver=recipe.solver, out=out, prompts=self.prompts,
                 n_prompts=settings.n_prompts, at_once=settings.at_once, seed=self.seed,
-                overwrite=self.overwrite, resume=self.resume, progress=self.progress,
+                overwrite=self.overwrite, resume=self._interrupted(out), progress=self.progress,
             )  # fmt: skip
         return out
 
     def round(self, calibration: Path) -> Path:
         """Convert into OUT-rounded, which the student begins as."""
         out = self._folder("rounded")
-        if not self._finished(out):
+        if not self._reused(out):
             convert(
                 self.source, recipe=self.recovery.recipe, calibration=calibration, out=out,
-                formats="bonsai", overwrite=self.overwrite, resume=self.resume,
+                formats="bonsai", overwrite=self.overwrite, resume=self._interrupted(out),
                 progress=self.progress,
             )  # fmt: skip
         return out
@@ -118,16 +126,25 @@ class _Stages:
     def distill(self, recipe: str | Path, start: Path | None) -> Path:
         """Train into OUT-trained."""
         out = self._folder("trained")
-        if not self._finished(out):
+        if not self._reused(out):
             distill(
                 self.source, recipe=recipe, out=out, start=start, prompts=self.prompts,
                 seed=self.seed, progress=self.progress, overwrite=self.overwrite,
-                resume=self.resume,
+                resume=self._interrupted(out),
             )  # fmt: skip
         return out
 
     def _folder(self, name: str) -> Path:
         return Path(f"{self.packs}-{name}")
 
-    def _finished(self, folder: Path) -> bool:
-        return self.resume and os.path.lexists(folder)
+    def _reused(self, folder: Path) -> bool:
+        """Whether an earlier run has finished a stage, and nothing that it begins with is new."""
+        if not self.resume or self.made or self._interrupted(folder) or not os.path.lexists(folder):
+            self.made = True
+            return False
+        log.warning("%s: reused", folder)
+        return True
+
+    def _interrupted(self, folder: Path) -> bool:
+        """Whether an earlier run has left a stage unfinished."""
+        return self.resume and Staging(folder).path.exists()

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from bonsai_quant import distill
+from bonsai_quant import distill, recover
 from bonsai_quant.core.stopping import ask_to_stop, stopping_by_itself
 from bonsai_quant.training import checkpoint
 from bonsai_quant.training.distill import run_files
+from bonsai_quant.training.recover import _Stages
 from bonsai_quant.training.write_pipeline import WEIGHTS
 
 from .test_distill import SETTINGS, losses
@@ -129,3 +130,31 @@ def test_a_picture_that_was_drawn_before_a_stop_does_not_stay_when_drawing_fails
     distill(str(standin), recipe=recipe, out=out, prompts=str(few), resume=True)
     assert not (out / "curve.png").exists()
     assert (out / "curve.csv").exists()
+
+
+def test_recover_says_what_it_reuses(standin, few, tmp_path, caplog):
+    recipe, out = tmp_path / "gptq.yaml", tmp_path / "packs"
+    settings = {"solver": "gptq", "calibration": {"n_prompts": 2}, "distillation": SETTINGS}
+    recipe.write_text(json.dumps({"mode": "ternary", **settings}))
+    where = ["--prompts", str(few), "-o", str(out)]
+    words = ["recover", str(standin), "--recipe", str(recipe), *where]
+    code, lines = stopped(2, "SIGINT", words)
+    assert code == 130
+    typed = shlex.join(["bonsai-quant", *words, "--resume"])
+    assert lines[-1] == f"stopped at update 2 of 6; continue with: {typed}"
+    recover(str(standin), recipe=recipe, out=out, prompts=str(few), formats="bonsai", resume=True)
+    said = [r.getMessage() for r in caplog.records if r.name.startswith("bonsai_quant.training")]
+    stages = [f"{out}-{stage}: reused" for stage in ("calibration", "rounded")]
+    assert said == [*stages, "training: from update 2"]
+    assert len(losses(Path(f"{out}-trained"))) == 6
+
+
+def test_no_stage_behind_a_new_one_is_reused(tmp_path):
+    """As after a run with --overwrite that was stopped: what stands there is older."""
+    stages = _Stages("mini-klein", None, tmp_path / "packs", None, 0, True, True, None)
+    for name in ("calibration", "rounded", "trained"):
+        (tmp_path / f"packs-{name}").mkdir()
+    (tmp_path / ".packs-rounded.staging").mkdir()
+    folders = [tmp_path / f"packs-{name}" for name in ("calibration", "rounded", "trained")]
+    assert [stages._reused(f) for f in folders] == [True, False, False]
+    assert [stages._interrupted(f) for f in folders] == [False, True, False]

@@ -49,6 +49,8 @@ class RunFiles:
             target = self.staging.target
             log.warning("%s: nothing there to resume; starting from the beginning", target)
             self.staging.start_again()
+        elif resume and checkpoint.saved_step(self.staging.path / STATE) is None:
+            log.warning("training: from the beginning, there is no checkpoint yet")
         self.staging.write_file(PURPOSE, text)
 
     def draw(self) -> tuple[str, ...]:
@@ -100,7 +102,8 @@ class RunFiles:
         trainer.restore(step, lambda state: checkpoint.read_state(state, folder))
         texts = [fs.read_small(self.staging.path / name) for name in (CURVE, HELD_OUT)]
         self.curve, self.held_out = (Curve(t, until=step) for t in texts)
-        log.info("going on from update %d", step)
+        if self.processes.first:
+            log.warning("training: from update %d", step)
 
 
 def finished(staging: Path) -> str:

@@ -7,9 +7,11 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import stat
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
@@ -35,6 +37,8 @@ def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(machine, "_say", lambda *_: "")
+    disk = SimpleNamespace(free=73_000_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
     return tmp_path
 
 

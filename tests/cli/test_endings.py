@@ -95,7 +95,7 @@ MADE = {
     "run_distill": SimpleNamespace(out=Path("c d"), record=RECORD),
     "run_recover": SimpleNamespace(packs=SimpleNamespace(out=Path("c d"))),
     "run_score": SimpleNamespace(format="mlx"),
-    "run_report": SimpleNamespace(out=Path("c d")),
+    "run_report": SimpleNamespace(out=Path("c d"), failed=False),
     "run_publish": SimpleNamespace(),
     "run_pull": SimpleNamespace(out=Path("c d")),
     "run_demo": SimpleNamespace(),
@@ -149,9 +149,9 @@ def test_a_report_is_opened_or_sent_with_its_pack(pretended, packs, tmp_path, ru
     out = tmp_path / "a page"
     out.mkdir()
     (out / "report.html").touch()
-    monkeypatch.setitem(MADE, "run_report", SimpleNamespace(out=out))
+    monkeypatch.setitem(MADE, "run_report", SimpleNamespace(out=out, failed=False))
     monkeypatch.setattr("bonsai_quant.cli.commands.packs.run_report",
-                        lambda *_, **__: SimpleNamespace(out=out))  # fmt: skip
+                        lambda *_, **__: SimpleNamespace(out=out, failed=False))  # fmt: skip
     find = "bonsai_quant.cli.next_steps.shutil.which"
     monkeypatch.setattr(find, lambda name: "/bin/open" if name == "open" else None)
     typed = ("report", packs.out, "-o", out)

@@ -12,7 +12,6 @@ from bonsai_quant.core.schema import PackInfo
 from bonsai_quant.packs.read import Pack
 from bonsai_quant.sources.remote import download
 from bonsai_quant.storage import fs
-from bonsai_quant.verification.likeness import compare
 
 from .check import Check
 from .job import Job
@@ -45,7 +44,7 @@ def _check(pack: Pack, source: str, job: Job) -> Check:
         return Check("codes", subject, "failed", "the source holds other tensors")
     if problem := _other_inputs(manifest, job, plan):
         return Check("codes", subject, "failed", problem)
-    if manifest is None or not _is_its_source(manifest, plan):
+    if manifest is None or not _is_its_source(manifest, plan, job):
         return _alike(pack, plan, subject, job)
     differences: dict[str, str] = {}
     lock = threading.Lock()
@@ -62,9 +61,9 @@ def _check(pack: Pack, source: str, job: Job) -> Check:
     return Check("codes", subject, "passed", "quantized again: the same codes and values")
 
 
-def _is_its_source(manifest: Manifest, plan: Plan) -> bool:
+def _is_its_source(manifest: Manifest, plan: Plan, job: Job) -> bool:
     """Whether a pack was made from these very files."""
-    files = {f.name: f.path for f in download(plan.source).files}
+    files = {f.name: f.path for f in download(plan.source, job.progress).files}
     recorded = {f.name: (f.size, f.sha256) for f in manifest.source.files}
     if {n: p.stat().st_size for n, p in files.items()} != {n: r[0] for n, r in recorded.items()}:
         return False
@@ -73,6 +72,8 @@ def _is_its_source(manifest: Manifest, plan: Plan) -> bool:
 
 def _alike(pack: Pack, plan: Plan, subject: str, job: Job) -> Check:
     """A pack that cannot be made again: whether it is nevertheless one of this source."""
+    from bonsai_quant.verification.likeness import compare  # which imports numba
+
     found = compare(pack, plan, job.threads, job.progress)
     if wrong := _first(found.problems):
         return Check("codes", subject, "failed", wrong)

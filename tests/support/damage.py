@@ -39,12 +39,17 @@ def write(pack: Pack, name: str, new: Layer) -> None:
     """In the place of what stands there."""
     tensor = next(t for t in pack.info.tensors if t.linear == name)
     layer = pack.layer(tensor)
-    codes = new.codes + 1 if layer.bits == 2 else (new.codes + 1) // 2
-    packed = packing.pack(np.ascontiguousarray(codes).astype(np.uint8), layer.bits)
+    packed = pack_codes(new.codes, layer.bits)
     scales, _ = round_to_grid(new.scales.astype(np.float64))
     encoded = pack.format.encode(replace(layer, codes=packed, scales=scales.astype(np.float16)))
     for part, data in zip((".codes", ".scales"), encoded, strict=True):
         overwrite(pack, f"{name}{part}", data)
+
+
+def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:
+    """-1, 0 and 1 as they are held in memory."""
+    codes = codes + 1 if bits == 2 else (codes + 1) // 2
+    return packing.pack(np.ascontiguousarray(codes).astype(np.uint8), bits)
 
 
 def overwrite(pack: Pack, stored_name: str, data: np.ndarray) -> None:

@@ -57,7 +57,8 @@ def test_the_whole_loop_through_the_command_line(shipped, remote, run, tmp_path)
         if command[0] == "score":
             scored.write_text(result.out)
     assert listed(packs / "bonsai") == listed(back)
-    assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
+    here, there = (Image.open(tmp_path / f"{name}.png") for name in ("here", "there"))
+    assert here.tobytes() == there.tobytes()  # each file also has the name of its pack
     assert remote.private and len(remote.made) == 1
     shown, painted = (Image.open(io.BytesIO(data)) for data in (
         remote.files()["gallery.png"], (report / "gallery.png").read_bytes()))  # fmt: skip

@@ -51,6 +51,13 @@ def test_the_figures_are_those_of_the_benchmark():
     assert json.loads((ROOT / "bonsai_quant/data/kept.json").read_text()) == kept(results)
 
 
+def test_the_page_of_the_ladder_begins_with_the_trained_packs():
+    text = (ROOT / "docs/quality.md").read_text().partition("## What is measured")[0]
+    said = [float(n) for n in re.findall(r"([\d.]+) %", text)]
+    shares = [kept_by(mode, "trained").value for mode in ("ternary", "binary")]
+    assert said == [round(100 * s, 1) for s in shares]
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/how-to/recover.md"])
 def test_the_pages_say_the_same_figures(page):
     rows = {"recover": "trained", "calibrat": "gptq", "exact optimum": "exact"}

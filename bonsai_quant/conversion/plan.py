@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from bonsai_quant.core.errors import BadInput, Unsupported, UsageError, unknown
 from bonsai_quant.core.recipe import Recipe, apply_overrides
 from bonsai_quant.core.schema import GROUP, Action, PackInfo, PackTensor, PlannedTensor
+from bonsai_quant.core.shell import command_line
 from bonsai_quant.core.threads import Setting, choose_threads
 from bonsai_quant.packs.deployment import DEPLOYMENTS, Deployment, child_bytes, deployments
 from bonsai_quant.packs.formats import DEFAULT_FORMATS, FORMAT_NAMES
@@ -169,7 +169,7 @@ def _calibration(
     if needs:
         raise UsageError(
             f"the solver {recipe.solver!r} needs a calibration",
-            hint=f"bonsai-quant calibrate {shlex.quote(place)} --mode {recipe.mode} --solver "
+            hint=f"bonsai-quant calibrate {command_line(place)} --mode {recipe.mode} --solver "
             f"{recipe.solver} -o calibration; then the same with --calibration calibration",
         )
     raise UsageError(

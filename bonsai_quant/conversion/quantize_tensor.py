@@ -149,7 +149,10 @@ class TensorQuantizer:
             )
             return QuantizedTensor(self.planned, stats, None, arrays["kept"], digest)
         stats = _packed_stats(self.planned, arrays, self.bits)
-        check_plausible(stats, arrays["sums"], self.planned, self.checks, self.blank)
+        check_plausible(
+            stats, arrays["sums"], self.planned, self.checks,
+            blank=self.blank, guided=self.calibration is not None,
+        )  # fmt: skip
         out, n = tensor.shape
         layer = PackedLayer(tensor.linear, (out, n), self.bits, arrays["codes"], arrays["scales"])
         return QuantizedTensor(self.planned, stats, layer, None, digest)

@@ -46,11 +46,19 @@ def bad_value(values: np.ndarray, at: int, span: Span, problem: str) -> BadInput
 
 
 def check_plausible(
-    stats: LayerStats, sums: np.ndarray, planned: PlannedTensor, checks: Checks, blank: bool
+    stats: LayerStats,
+    sums: np.ndarray,
+    planned: PlannedTensor,
+    checks: Checks,
+    *,
+    blank: bool,
+    guided: bool,
 ) -> None:
     """Refuse a tensor of zeros, or one whose magnitudes no trained layer has.
 
     blank: the source had only zeros, whatever was added to them.
+    guided: by a calibration. The model has painted for it, so that its dtype is right, and error
+    feedback may move weights as far as they are large.
     """
     stored = planned.pieces[0].stored
     where = (stored.path, f"tensor {stored.spec.name}")
@@ -67,7 +75,7 @@ def check_plausible(
     if not checks.magnitudes:
         return
     plausible = PLAUSIBLE_RMS[0] <= rms <= PLAUSIBLE_RMS[1]
-    if not plausible or _looks_mislabelled(stats, stored.spec.dtype):
+    if not plausible or (not guided and _looks_mislabelled(stats, stored.spec.dtype)):
         raise BadInput(
             f"has magnitudes (root mean square {rms:.3g}) that no trained layer has; is "
             f"{stored.spec.dtype} its true dtype?",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from bonsai_quant.core.errors import BadInput, BonsaiError
 from bonsai_quant.core.schema import Mode
+from bonsai_quant.core.shell import command_line
 from bonsai_quant.sources.shipped import NAMES, find_shipped_pack
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.strict_json import strict_json
@@ -109,7 +109,7 @@ def require_packs(path: Path) -> list[PackFolder]:
 
 def no_pack(path: Path) -> BadInput:
     """The error for a path without packs: what it is instead, and what to type."""
-    shown, place = shlex.quote(str(path)), str(path)
+    shown, place = command_line(path), str(path)
     if place in NAMES or (path / "model_index.json").is_file() or path.suffix == ".safetensors":
         return BadInput(
             "is a model in full precision, not a pack",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
 import yaml
 
+from bonsai_quant.core.shell import command_line
 from bonsai_quant.core.version import TOOL
 from bonsai_quant.quantization.solvers import CALIBRATED
 
@@ -172,7 +172,7 @@ class _Commands:
         return chosen
 
     def _add(self, *words: str) -> _Commands:
-        self.lines.append(shlex.join([TOOL, *words]))
+        self.lines.append(command_line(TOOL, *words))
         return self
 
 

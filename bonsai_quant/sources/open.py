@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
 from bonsai_quant.core.errors import BadInput, UsageError, nearest, printable
+from bonsai_quant.core.shell import command_line
 
 from .checkpoint import Source, read_source
 from .components import find_components
@@ -79,5 +79,5 @@ def _read(place: str, path: Path, *, strict: bool) -> Source:
             "holds packs, whose weights are rounded already",
             where=place,
             hint="give the model in full precision; another format of a pack is written by: "
-            f"bonsai-quant export {shlex.quote(place)} --format unpacked -o dense",
+            f"bonsai-quant export {command_line(place)} --format unpacked -o dense",
         ) from e

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from bonsai_quant.core.requirements import MLX_SINCE, install_anywhere
+from bonsai_quant.core.shell import command_line
 from bonsai_quant.core.version import TOOL
 from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.packs.quality import WEIGHTS_ERROR, better, quality_words
@@ -115,11 +115,11 @@ def _usage(manifest: Manifest, first: SourceRecord, repo: str | None) -> str:
     known, _, revision = (first.id or first.origin or "").partition("@")
     if not _parts(manifest):
         at = ["--revision", first.revision or revision] if first.revision or revision else []
-        lines += [shlex.join(["hf", "download", known, *at])] if "/" in known else []
+        lines += [command_line("hf", "download", known, *at)] if "/" in known else []
         words += [] if known else ["--pipeline", "PIPELINE"]
-    lines += [shlex.join([TOOL, "pull", repo, "-o", "pack"])] if repo else []
+    lines += [command_line(TOOL, "pull", repo, "-o", "pack")] if repo else []
     words += ["-p", PROMPTS.get(manifest.base, PROMPT), "-o", "picture.png"]
-    return "\n".join([*lines, shlex.join(words)])
+    return "\n".join([*lines, command_line(*words)])
 
 
 def _code(text: str) -> Any:

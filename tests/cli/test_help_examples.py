@@ -9,7 +9,7 @@ import pytest
 from bonsai_quant.cli.main import cli
 from bonsai_quant.cli.mending import first_fault
 from bonsai_quant.conversion.settings import shipped_recipes
-from tests.docs.conftest import data, finetune, place  # noqa: F401
+from tests.docs.conftest import data, finetune, place, which  # noqa: F401
 from tests.docs.test_commands import Reader
 from tests.support.fakehub import use
 from tests.support.writehub import WriteHub

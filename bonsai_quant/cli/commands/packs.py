@@ -30,7 +30,7 @@ from bonsai_quant.verification.verify import verify as run_verify
     "path",
     type=shared.MODEL_OR_PACK,
     shell_complete=completion.model_or_pack,
-    help="A checkpoint, a pack, or a folder of packs; from this program or another.",
+    help="A checkpoint, a pack, a folder of packs, a pack's id on the Hub, or a painted picture.",
 )
 @click.option("--tensors", is_flag=True, help="List every stored tensor.")
 @common_options
@@ -112,7 +112,7 @@ def verify(pack: str, backends: tuple[str, ...], **options: Any) -> None:
     nargs=-1,
     required=True,
     shell_complete=completion.pack,
-    help="One pack or more, each a folder.",
+    help="One pack or more, each a folder or an id on the Hub.",
 )
 @click.option(
     "-o", "--out", type=OutFolder(), required=True, metavar="FOLDER", help="Output folder."

@@ -27,7 +27,7 @@ model = click.argument(
     type=shared.MODEL_OR_PACK,
     metavar="MODEL",
     shell_complete=completion.model_or_pack,
-    help="A pack or a whole pipeline: a folder, mini-klein, mini-klein-ternary, mini-klein-binary.",
+    help="A pack or a pipeline: a folder, an id on the Hub, mini-klein or mini-klein-ternary.",
 )
 noise_seed = shared.seed("Seed of the noise that pictures start from.")
 

@@ -102,6 +102,7 @@ def shown_progress(printer: Printer) -> Iterator[Progress]:
 
     display = Display(sys.stderr)
     display.start()
+    display.phase("starting")
     try:
         yield display
     finally:

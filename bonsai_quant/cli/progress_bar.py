@@ -14,6 +14,8 @@ from bonsai_quant.core import numbers
 
 from .quiet_stream import QuietStream
 
+BAR = 6
+"""Columns that the bar takes at least, with the gap before it."""
 TICKS_PER_S = 4
 """How often a terminal's line is drawn, whether anything advances or not."""
 
@@ -36,7 +38,7 @@ class _Sentence(ProgressColumn):
         self._console = console
 
     def render(self, task: Task) -> Text:
-        return Text(sentence(task, self._console.width - 1))
+        return Text(sentence(task, self._console.width - BAR))
 
 
 def make_bar(
@@ -57,21 +59,36 @@ def make_bar(
 def sentence(task: Task, room: int | None = None) -> str:
     """How far a phase is: `converting: 34 of 116 tensors, 41.0 %, 0:12, about 0:17 left`.
 
-    room: columns that there are; the label is cut for the figures.
+    room: columns that there are; for these the share and the unit go first, then the
+    end of the label.
     """
+    label, parts = task.description, _figures(task)
+    figures = f": {', '.join(parts.values())}"
+    if room is None or len(label + figures) <= room:
+        return label + figures
     done, of, unit = task.fields["items"], task.fields["of"], task.fields["unit"]
-    parts = [_counted(done, of, unit)] if of is not None or done else []
+    if of is not None:
+        parts.pop("share", None)  # which the count says as well
+        parts["count"] = _counted(done, of, unit if unit == "bytes" else "")
+    figures = f": {', '.join(parts.values())}"
+    least = max(room - len(figures), 4)
+    return (label if len(label) <= least else f"{label[: least - 3].rstrip()}...") + figures
+
+
+def _figures(task: Task) -> dict[str, str]:
+    """What is known of a phase, in the order in which it is said."""
+    done, of, unit = task.fields["items"], task.fields["of"], task.fields["unit"]
+    figures = {}
+    if of is not None or done:
+        figures["count"] = _counted(done, of, unit)
     if task.total:
-        parts.append(numbers.percent(min(task.completed / task.total, 1.0)))
+        figures["share"] = numbers.percent(min(task.completed / task.total, 1.0))
     if task.fields["note"]:
-        parts.append(task.fields["note"])
-    parts.append(numbers.duration(task.elapsed or 0))
+        figures["note"] = task.fields["note"]
+    figures["clock"] = numbers.duration(task.elapsed or 0)
     if (left := _left(task)) > 0:
-        parts.append(f"about {numbers.duration(left)} left")
-    figures, label = f": {', '.join(parts)}", task.description
-    if room is not None and len(label + figures) > room:
-        label = label[: max(room - len(figures) - 3, 4)].rstrip() + "..."
-    return label + figures
+        figures["left"] = f"about {numbers.duration(left)} left"
+    return figures
 
 
 def _counted(done: int, of: int | None, unit: str) -> str:

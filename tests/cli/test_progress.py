@@ -214,7 +214,26 @@ def test_on_a_narrow_terminal_the_label_is_cut_and_not_the_clock(monkeypatch):
         display.stop()
 
     shown = on_terminal(work)
-    assert re.search(r"quantizing [a-z ]*\.\.\.: 1.00 MB of 4.00 MB, 25.0 %, 0:0", shown)
+    assert re.search(r"quantizing the [a-z ]*\.\.\.: 1.00 MB of 4.00 MB, 0:0", shown)
+
+
+def test_a_long_line_keeps_its_clock_and_the_time_left(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    clock = Clock()
+
+    def work(stream) -> None:
+        display = Display(stream, clock=clock)
+        display.start()
+        display.phase("denoising", 16, "steps")
+        display.note("picture 2/4")
+        for _ in range(2):
+            clock.now += 3
+            display.advance()
+        display._bar.refresh()
+        display.stop()
+
+    assert "denoising: 2 of 16, picture 2/4, 0:06, about 0:42 left" in on_terminal(work)
 
 
 def test_a_terminal_ticks_while_nothing_advances(monkeypatch):

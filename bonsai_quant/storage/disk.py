@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bonsai_quant.core.errors import EnvironmentFault, UsageError
 
-from . import fs
+from . import fs, system
 
 SLACK_BYTES = 1 << 20
 
@@ -28,8 +28,7 @@ def free_bytes(folder: Path) -> int:
     """Bytes that a process without privileges may still write beside `folder`."""
     at = _nearest(folder)
     with fs.explained(at, "asking for free space"):
-        info = os.statvfs(at)
-    return info.f_bavail * info.f_frsize
+        return system.free_bytes(at)
 
 
 def same_disk(a: Path, b: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import socket
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from bonsai_quant.core.errors import EnvironmentFault, OutputExists
 
-from . import fs
+from . import fs, system
 
 OWNER = ".owner"
 """A file in a locked folder: who holds the lock, for people to read."""
@@ -25,8 +24,9 @@ log = logging.getLogger(__name__)
 
 def open_folder(name: str | Path, dir_fd: int | None = None) -> int:
     """Descriptor of a folder; one inside `dir_fd` must not be a link."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    return os.open(name, flags if dir_fd is None else flags | os.O_NOFOLLOW, dir_fd=dir_fd)
+    system.require_folder_descriptors(name)
+    flags = os.O_RDONLY | system.FOLDER | system.BINARY
+    return os.open(name, flags if dir_fd is None else flags | system.NO_LINK, dir_fd=dir_fd)
 
 
 def clear(folder_fd: int, path: Path, keep: Collection[str] = ()) -> dict[str, Identity]:
@@ -82,7 +82,7 @@ def lock(folder_fd: int, target: Path) -> None:
     """Lock a folder until its descriptor is closed or this process dies, or say who has it."""
     with fs.explained(target, "locking"):
         try:
-            fcntl.flock(folder_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(folder_fd)
         except BlockingIOError as e:
             raise OutputExists(
                 f"is being written by {_owner(folder_fd)}",
@@ -105,7 +105,7 @@ def sign(folder_fd: int, path: Path) -> None:
 
 def _owner(folder_fd: int) -> str:
     try:
-        fd = os.open(OWNER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder_fd)
+        fd = os.open(OWNER, os.O_RDONLY | system.NO_LINK | system.NO_WAIT, dir_fd=folder_fd)
     except OSError:
         return "another process"
     try:

@@ -18,6 +18,8 @@ from typing import Any
 
 from bonsai_quant.core.errors import BadInput, EnvironmentFault, OutputExists
 
+from . import system
+
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 CHUNK = 8 << 20
 """Bytes of one bounded read."""
@@ -64,7 +66,7 @@ def explained(path: object, doing: str) -> Iterator[None]:
 def open_regular(path: Path) -> tuple[int, os.stat_result]:
     """Open for reading what must be a regular file; never blocks on a FIFO or a device."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | system.NO_WAIT | system.BINARY)
     except FileNotFoundError as e:
         raise BadInput("no such file", where=str(path), hint="check the path") from e
     except OSError as e:
@@ -104,7 +106,7 @@ def pread_into(fd: int, buffer: memoryview, offset: int, path: object) -> None:
     done = 0
     while done < len(buffer):
         with explained(path, f"reading at byte {offset + done}"):
-            n = os.preadv(fd, [buffer[done:]], offset + done)
+            n = system.read_at(fd, buffer[done:], offset + done)
         if n == 0:
             raise BadInput(
                 f"ends at byte {offset + done}, {len(buffer) - done} bytes too early; "
@@ -156,14 +158,14 @@ def sha256_fd(fd: int, path: object) -> tuple[int, str]:
 
 def create(dir_fd: int, name: str, path: object) -> int:
     """Open a new file for writing and reading back; it must not exist, nor be a link."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | system.NO_LINK | system.BINARY
     with explained(path, "creating"):
         return int(change("create", os.open, name, flags, 0o666, dir_fd=dir_fd))
 
 
 def reopen(dir_fd: int, name: str) -> int | None:
     """Open for writing a plain file that is nobody else's too; None when there is no such."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_RDWR | system.NO_LINK | system.NO_WAIT | system.BINARY
     try:
         fd = os.open(name, flags, dir_fd=dir_fd)
     except OSError:
@@ -181,7 +183,7 @@ def pwrite_all(fd: int, data: memoryview | bytes, offset: int, path: object) -> 
     done = 0
     while done < len(view):
         with explained(path, "writing"):
-            n = change("pwrite", os.pwrite, fd, view[done : done + CHUNK], offset + done)
+            n = change("pwrite", system.write_at, fd, view[done : done + CHUNK], offset + done)
         if n <= 0:
             raise EnvironmentFault(
                 "writing failed: nothing was written", where=str(path), hint="check the disk"

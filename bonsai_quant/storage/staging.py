@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bonsai_quant.core.errors import EnvironmentFault, OutputExists, UsageError, VerificationFailed
 
-from . import fs
+from . import fs, system
 from .earlier_run import give_up
 from .folder import Identity, clear, contents, lock, open_folder, remove, sign
 from .fs import NotOnDisk
@@ -172,7 +172,7 @@ class Staging:
             fs.pwrite_all(fd, data, 0, path)
             fs.fsync(fd, path)
             with fs.explained(path, "reading back"):
-                read_back = os.pread(fd, len(data) + 1, 0)
+                read_back = _read_back(fd, len(data) + 1)
         finally:
             os.close(fd)
         if read_back != data:
@@ -218,6 +218,11 @@ class Staging:
             remove(self.parent_fd, self.name, self.path)
         finally:
             os.close(old)
+
+
+def _read_back(fd: int, size: int) -> bytes:
+    buffer = bytearray(size)
+    return bytes(buffer[: system.read_at(fd, memoryview(buffer), 0)])
 
 
 def _identity(fd: int) -> Identity:

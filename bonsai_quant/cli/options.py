@@ -87,7 +87,7 @@ recipe = click.option(
 mode = choice(
     "--mode",
     kind=OneOf("mode", MODES),
-    help="Values of a weight: -1, 0, +1 or -1, +1. Needed without --recipe.",
+    help="Weights of -1, 0, +1 or of -1, +1; needed without --recipe.",
 )
 pipeline = click.option(
     "--pipeline",

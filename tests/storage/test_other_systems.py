@@ -11,7 +11,8 @@ import pytest
 from bonsai_quant.storage import system
 
 LACKING = """
-import click, huggingface_hub, jinja2, numba, numpy, psutil, pydantic, rich_click, rich.console, yaml
+import click, huggingface_hub, jinja2, numba, numpy, psutil, pydantic, yaml
+import rich.console, rich_click
 import os, pkgutil, shutil, signal, sys
 usage = shutil.disk_usage('.')
 shutil.disk_usage = lambda _: usage  # Windows' own needs no statvfs

@@ -94,11 +94,8 @@ def identity(info: os.stat_result) -> tuple[int, int, int, int]:
 
 def changed(path: object) -> BadInput:
     """The error for a file of the source whose `identity` is not what it was."""
-    return BadInput(
-        "changed during the run",
-        where=str(path),
-        hint="let nothing write to the source, and run again",
-    )
+    hint = "let nothing write to the source, and run again"
+    return BadInput("changed during the run", where=str(path), hint=hint)
 
 
 def pread_into(fd: int, buffer: memoryview, offset: int, path: object) -> None:

@@ -87,6 +87,8 @@ class _Judgement:
         )
 
     def _rows(self) -> str:
+        if self.layer.shape[1] < 2 * GROUP:
+            return ""  # a row is a group
         source, pack, product = (x.sum(1) for x in self._three)
         alive = source > DEAD * source.mean()
         cosines = np.where(alive, cosine(source, pack, product), 1.0)
@@ -95,7 +97,7 @@ class _Judgement:
         mostly = (self.groups < limits.SUSPECT).mean(1) > 0.5  # not a single group of it
         cosines = np.where(mostly, cosines, 1.0)
         at = int(cosines.argmin())
-        if self.layer.shape[1] >= 2 * GROUP and cosines[at] < limits.LEAST_ROW_COSINE:
+        if cosines[at] < limits.LEAST_ROW_COSINE:
             return f"row {at}: is not the source's, cosine {cosines[at]:.3f}"
         sizes = np.sqrt(pack / np.where(alive, source, 1.0))
         at = int(np.where(alive, sizes, 1.0).argmin())
@@ -105,7 +107,7 @@ class _Judgement:
 
     def _exchanged_row(self, cosines: np.ndarray, alive: np.ndarray) -> str | None:
         places = suspected(cosines, alive, limits.SUSPECT)
-        if not len(places) or self.layer.shape[1] < 2 * GROUP:
+        if not len(places):
             return None
         found = misplaced(
             places, cosines[places], self._pack_rows(places), blocks(self.planned),
@@ -198,13 +200,14 @@ class _Judgement:
         return ""
 
     def _scales(self) -> str:
-        if self.alive.sum() < FEW:
+        on = self.alive & ~self.off  # the scale of what is off says nothing
+        if on.sum() < FEW:
             return ""
-        sizes = np.log(np.where(self.alive, self.sums.source, 1.0))
         scales = np.log(self.layer.scales.astype(np.float64))
-        order = _correlation(scales[self.alive], sizes[self.alive])
+        order = _correlation(scales[on], np.log(self.sums.source[on]))
         n = scales.shape[1]
         if n > 1:
+            scales = np.where(on, scales, scales[on].mean())
             others = (scales.sum(1, keepdims=True) - scales) / (n - 1)
             order = max(order, _correlation(scales.ravel(), others.ravel()))
         if order >= limits.LEAST_SCALE_ORDER:

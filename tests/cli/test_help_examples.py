@@ -10,7 +10,7 @@ from bonsai_quant.cli.main import cli
 from bonsai_quant.cli.mending import first_fault
 from bonsai_quant.conversion.settings import shipped_recipes
 from tests.docs.conftest import data, finetune, place, which  # noqa: F401
-from tests.docs.test_commands import Reader
+from tests.docs.test_commands import FEWER, REAL_FEWER, Reader
 from tests.support.fakehub import use
 from tests.support.writehub import WriteHub
 
@@ -52,8 +52,9 @@ def test_examples_can_be_parsed_and_name_what_there_is(name):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", ["", *cli.commands])
-def test_examples_work(name, place, cache, monkeypatch, run):  # noqa: F811
-    reader = Reader(place, monkeypatch, run)
+def test_examples_work(name, which, place, cache, monkeypatch, run):  # noqa: F811
+    fewer = FEWER if which == "standin" else REAL_FEWER
+    reader = Reader(place, monkeypatch, run, fewer)
     with WriteHub() as hub:
         use(hub.url, monkeypatch)
         reader.hub = hub

@@ -21,7 +21,7 @@ STYLES = {
 """Words that stand alone in a cell. Nothing is said by colour alone."""
 COMMAND = re.compile(rf"^next: |^  |{TOOL} ")
 """Lines that are to be copied."""
-LEAST = 20
+LEAST = 16
 """Columns that the widest cell keeps; below this the others fold, too."""
 GAP = 2
 

@@ -103,23 +103,24 @@ def score_chart(packs: tuple[PackReport, ...]) -> Chart | None:
 
 
 def draw_scores(packs: list[PackReport], ink: Ink) -> Figure:
-    """Bars in groups, one for each category."""
+    """A mark and its interval for each category; the source, where there is one, comes first."""
     figure, axes = _axes(ink, 3.2)
     series = [(p.name, p.score or {}) for p in packs]
     first = series[0][1]
     if first["reference"]:
         series.insert(0, (str(first["against"]), first["reference"]))
-    names, width = ["overall", *first["categories"]], 0.8 / len(series)
+    names = ["overall", *first["categories"]]
     for i, (label, data) in enumerate(series):
-        parts = [data["overall"], *(data["categories"][n] for n in names[1:])]
-        values = [100 * (p["score"]["value"] or 0) for p in parts]
-        around = [[100 * abs((p["score"][end] or 0) - (p["score"]["value"] or 0)) for p in parts]
-                  for end in ("low", "high")]  # fmt: skip
+        figures = [data["overall"]["score"], *(data["categories"][n]["score"] for n in names[1:])]
+        values = [100 * (f["value"] or 0) for f in figures]
+        below = [v - 100 * (f["low"] or 0) for v, f in zip(values, figures, strict=True)]
+        above = [100 * (f["high"] or 0) - v for v, f in zip(values, figures, strict=True)]
         colour = ink.text if i == 0 and first["reference"] else ink.series[i % len(ink.series)]
-        axes.bar([x + i * width for x in range(len(names))], values, 0.9 * width, yerr=around,
-                 label=label, color=colour, ecolor=ink.grid, error_kw={"lw": 1.2})  # fmt: skip
-    middle = 0.4 - width / 2
-    axes.set_xticks([x + middle for x in range(len(names))], [n.replace("_", "\n") for n in names])
+        places = [x + 0.5 * (i + 0.5) / len(series) - 0.25 for x in range(len(names))]
+        axes.errorbar(places, values, [[max(0, b) for b in below], [max(0, a) for a in above]],
+                      fmt=MARKERS[i % len(MARKERS)], ms=6, lw=1.6, capsize=3, label=label,
+                      color=colour)  # fmt: skip
+    axes.set_xticks(range(len(names)), [n.replace("_", "\n") for n in names])
     axes.set(ylim=(0, 105), ylabel="pictures that show the caption, %")
     _legend(figure, ink)
     return figure

@@ -105,4 +105,4 @@ def _cell(gallery: SideBySide, i: int, j: int) -> dict[str, Any]:
         if failure == "nothing":
             verdict["says"] = "shows nothing"
     return {"src": picture_url(gallery.pictures[i, j]), "model": gallery.models[i],
-            "measured": ", ".join(measured), "verdict": verdict}  # fmt: skip
+            "measured": measured, "verdict": verdict}  # fmt: skip

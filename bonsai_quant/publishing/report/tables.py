@@ -98,13 +98,15 @@ def score(pack: PackReport) -> dict[str, Any] | None:
     if pack.score is None:
         return None
     task = pack.score["settings"]
+    images = int(task["images_per_prompt"])
+    pictures = f"{images} picture{'s' if images > 1 else ''}"
     return {
         "rows": rows(pack.score),
         "against": pack.score.get("against") or "",
         "format": pack.score.get("format") or "",
         "about": (
             f"{task['split']} captions, {task['prompts_per_category']} of each category, "
-            f"{task['images_per_prompt']} pictures of each, {task['width']} x {task['height']} "
+            f"{pictures} of each, {task['width']} x {task['height']} "
             f"pixels, {task['num_inference_steps']} steps, seed {task['seed']}"
         ),
     }

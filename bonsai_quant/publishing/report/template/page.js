@@ -5,7 +5,8 @@
   const cells = [...document.querySelectorAll(".ladder .zoom")];
   const picture = (row, model) => cells[row * models.length + model].querySelector("img");
   const measured = (row, model) =>
-    cells[row * models.length + model].nextElementSibling.textContent.trim();
+    [...cells[row * models.length + model].nextElementSibling.children]
+      .map((figure) => figure.textContent).join(", ");
 
   function setUpComparison() {
     const [row, left, right, slide, stage] = ["row", "left", "right", "slide", "stage"].map(get);

@@ -163,9 +163,9 @@ def report(
     and share.png. If a check fails, the page says so, and the exit code is 5.
 
     \b
-    bonsai-quant report mini-klein-ternary mini-klein-binary --against mini-klein -o report --open
+    bonsai-quant report mini-klein-ternary mini-klein-binary --against mini-klein -o report
     # your own prompts
-    bonsai-quant report packs --against mini-klein -p "two green triangles" -o report
+    bonsai-quant report packs --against mini-klein -p "two green triangles" -o own
     """
     show = open_output(options)
     texts = [*prompts, *(read_prompts(Path(file)) if file else ())]

@@ -1,6 +1,6 @@
 """bonsai-quant: full-precision FLUX.2 Klein to 1-bit and ternary packs, proved right.
 
-Every command of the command line is a function here with the same arguments.
+Every command of the command line but `path` and `completion` is a function here.
 """
 
 from bonsai_quant.cli.demo import demo

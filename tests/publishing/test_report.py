@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bonsai_quant import convert, report
+from bonsai_quant import convert, generate, report
 from bonsai_quant.core.errors import BadInput, OutputExists
 from bonsai_quant.packs.read import open_pack
 from bonsai_quant.quantization import packing as bits
+from bonsai_quant.runners.prompts import held_out, shipped_prompts
 from tests.support.forge import orphan
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -133,6 +134,26 @@ def test_the_rebuild_line_makes_the_same_pack(made, standin, tmp_path, run):
     assert run(*words[1:]).code == 0
     path = "bonsai/model.safetensors"
     assert (tmp_path / "again" / path).read_bytes() == (made[0] / "ternary" / path).read_bytes()
+
+
+def test_another_model_paints_general_prompts_that_nobody_judges(standin, tmp_path):
+    shutil.copytree(standin, tmp_path / "model")
+    (tmp_path / "model/benchmark.json").unlink()
+    convert(str(tmp_path / "model"), mode="binary", formats="bonsai", out=tmp_path / "pack")
+    model, out = str(tmp_path / "model"), tmp_path / "report"
+    made = report(tmp_path / "pack", against=model, size="64x64", seed=3, out=out)
+    data = json.loads((out / "report.json").read_text())["gallery"]
+    assert data["prompts"] == held_out(shipped_prompts())[:4]
+    assert (data["seeds"], data["failures"]) == ([3, 4, 5, 6], None)
+    assert (data["settings"]["height"], data["models"]) == (64, ["model", "pack"])
+    page = (out / "report.html").read_text()
+    assert "Nobody chose the prompts" in page
+    assert "the checker" not in page
+    pictures = generate(
+        model, data["prompts"][1:2], seeds=[4], size="64x64", out=tmp_path / "a.png"
+    )
+    again = np.asarray(Image.open(pictures.pictures[0].path))
+    assert np.abs(again.astype(int) - made.gallery.pictures[0, 1]).max() <= 1
 
 
 def test_hostile_text_is_shown_as_text(made, tmp_path):

@@ -165,7 +165,7 @@ def report(
     \b
     bonsai-quant report mini-klein-ternary mini-klein-binary --against mini-klein -o report
     # your own prompts
-    bonsai-quant report packs --against mini-klein -p "two green triangles" -o own
+    bonsai-quant report mini-klein-ternary --against mini-klein -p "two green triangles" -o own
     """
     show = open_output(options)
     texts = [*prompts, *(read_prompts(Path(file)) if file else ())]

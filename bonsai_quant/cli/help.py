@@ -40,6 +40,8 @@ STYLE = {
     "style_metavar_append": "magenta",
     "style_usage": "bold",
     "style_helptext": "",
+    "style_options_panel_border": "",
+    "style_commands_panel_border": "",
     "style_options_panel_title_style": "bold",
     "style_commands_panel_title_style": "bold",
     "style_required_long": "bold",

@@ -14,6 +14,8 @@ import rich_click
 from rich_click import RichContext, RichHelpFormatter
 from rich_click.rich_panel import RichCommandPanel, RichOptionPanel
 
+from bonsai_quant.core.errors import UsageError
+
 from .types import OneOf
 
 COMMON = ("as_json", "quiet", "verbose", "debug", "help")
@@ -80,8 +82,14 @@ class Command(rich_click.RichCommand):
         self.panels = list(_panels(self.params, first.split()))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse a command without any of the options of which it needs one."""
+        """Refuse a choice that is made twice, and none where one of some options is needed."""
+        given = self.make_parser(ctx).parse_args(list(args))[2]
         rest = super().parse_args(ctx, args)
+        for p in self.params:
+            single = isinstance(p, click.Option) and not p.multiple and isinstance(p.type, OneOf)
+            if single and given.count(p) > 1 and not ctx.resilient_parsing:
+                spelled = max(p.opts, key=len)
+                raise UsageError(f"{spelled} is given twice", hint=f"give {spelled} once")
         if self.needs and not ctx.resilient_parsing and not any(ctx.params[n] for n in self.needs):
             param = next(p for p in self.params if p.name == self.needs[0])
             raise click.MissingParameter(ctx=ctx, param=param)

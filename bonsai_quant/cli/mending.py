@@ -113,12 +113,12 @@ def _replaced(program: click.Group, words: Words, typed: str, meant: Sequence[st
 
 def _option(command: Command, words: Words, e: click.NoSuchOption) -> Words | None:
     """An option that is misspelt."""
-    known = [o for p in command.params for o in p.opts if o.startswith("--")] + ["--help"]
-    near = nearest(e.option_name, known) if e.option_name.startswith("--") else None
+    known = [o[2:] for p in command.params for o in p.opts if o.startswith("--")] + ["help"]
+    near = nearest(e.option_name[2:], known) if e.option_name.startswith("--") else None
     at = next((i for i, w in enumerate(words) if w.partition("=")[0] == e.option_name), None)
     if near is None or at is None:
         return None
-    words[at] = near + words[at].removeprefix(e.option_name)
+    words[at] = f"--{near}{words[at].removeprefix(e.option_name)}"
     return words
 
 

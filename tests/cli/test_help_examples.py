@@ -18,6 +18,7 @@ TERNARY = "bonsai-quant convert mini-klein --mode ternary -f bonsai,mlx -o packs
 PUBLISH = "bonsai-quant publish packs/mlx YOUR-NAME/mini-klein-ternary-mlx"
 BEFORE = {
     "verify": (TERNARY,), "inspect": (TERNARY,), "diff": (TERNARY,), "publish": (TERNARY,),
+    "report": (TERNARY,),
     "pull": (TERNARY, PUBLISH),
 }  # fmt: skip
 """What the examples of a command take for granted: what other commands made."""

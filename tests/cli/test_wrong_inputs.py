@@ -26,6 +26,8 @@ TABLE = [
      "verify mini-klein-ternary --level codes"),
     ("verify mini-klein-ternary --levle=codes", 2, "'--levle'",
      "verify mini-klein-ternary --level=codes"),
+    ("plan mini-klein --mode ternary --bogus", 2, "No such option '--bogus'",
+     "see bonsai-quant plan --help"),
     ("--level file verify mini-klein-ternary", 2, "'--level'",
      "verify mini-klein-ternary --level file"),
     ("verify mini-klein-ternary -- --level file", 2, "extra arguments",
@@ -36,6 +38,7 @@ TABLE = [
      "convert mini-klein --mode ternary -f mlx"),
     ("recover mini-klein", 2, "--recipe",
      "recover mini-klein --recipe mini-klein-ternary --out packs"),
+    ("convert mini-klein --mode ternary --mode binary -o x", 2, "--mode is given twice", "once"),
     # Names of things.
     ("convert mini-klein --mode ternay -o x", 2, "did you mean 'ternary'?",
      "convert mini-klein --mode ternary -o x"),
@@ -189,8 +192,8 @@ def test_secrets_are_not_repeated(run):
 
 def test_good_words_in_other_spellings(run, desk):
     sizes = [("--max-memory", s) for s in ("1GB", "1g", "0.9GiB", "1000000000")]
-    for options in (("--mode", "TERNARY", "-f", "Bonsai, MLX"), *sizes):
-        result = run("plan", "MODEL", "--mode", "ternary", *options)
+    for options in (("-f", "Bonsai, MLX"), *sizes):
+        result = run("plan", "MODEL", "--mode", "TERNARY", *options)
         assert (result.code, result.err) == (0, "")
 
 

@@ -206,7 +206,7 @@ def test_who_types_what_the_card_says_gets_that_pack(by, recipe, few, tmp_path):
     else:
         report(made.packs.out, out=tmp_path / "report")
         page = (tmp_path / "report/report.html").read_text()
-        text = html.unescape(re.search(r"<pre>(cat > small.yaml .*?)</pre>", page, re.S)[1])
+        text = html.unescape(re.search(r"<pre>(cat &gt; small\.yaml .*?)</pre>", page, re.S)[1])
     fresh = tmp_path / "fresh"
     (fresh / "bin").mkdir(parents=True)
     shutil.copy(few, fresh)  # the card names it, and the sha256 of what was read of it

@@ -117,6 +117,8 @@ class HubMismatch(BonsaiError):
     exit_code, kind = 11, "hub-mismatch"
 
 
+LONG = 160
+"""Characters of what was typed that an error repeats."""
 FEW = 7
 """So many names are listed beside the nearest one."""
 
@@ -137,6 +139,11 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near!r}?" if near else f"; there are {', '.join(known)}"
 
 
+def _shortened(word: str) -> str:
+    """Of a long path the end says which file it is."""
+    return word if len(word) <= LONG else f"{word[: LONG // 2]}...{word[-LONG // 2 :]}"
+
+
 def unknown(kind: str, word: str, known: Iterable[str], *, hint: str = "") -> UsageError:
     """The error for a word that does not exist: the nearest one that does, and all of them."""
     known = list(known)
@@ -144,7 +151,7 @@ def unknown(kind: str, word: str, known: Iterable[str], *, hint: str = "") -> Us
     choices = f" There are {', '.join(known)}" if len(known) < FEW else ""
     guess = f"; did you mean {near!r}?{choices}" if near else ""
     return UsageError(
-        f"unknown {kind} {word[:80]!r}{guess}",
+        f"unknown {kind} {_shortened(word)!r}{guess}",
         hint=hint or f"choose {' or '.join(known)}",
         typed=word if near else "",
         meant=(near,) if near else (),

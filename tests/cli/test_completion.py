@@ -10,21 +10,39 @@ import sys
 
 import pytest
 
+from bonsai_quant.cli.main import main
 from bonsai_quant.conversion.settings import shipped, shipped_recipes
 
 PROGRAM = "from bonsai_quant.cli.main import main; main()"
 
 
-def offered(words: str) -> list[str]:
-    """Ask as the script for bash does: `type,value` for each thing that may stand last."""
-    typed = words.split(" ")
-    protocol = {"_BONSAI_QUANT_COMPLETE": "bash_complete", "COMP_WORDS": words,
-                "COMP_CWORD": str(len(typed) - 1)}  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | protocol
-    answer = subprocess.run([sys.executable, "-c", PROGRAM], env=environment,
-                            capture_output=True, text=True)  # fmt: skip
-    assert (answer.returncode, answer.stderr) == (0, "")
-    return answer.stdout.splitlines()
+def protocol(words: str) -> dict[str, str]:
+    """The variables by which bash's script asks what may stand last."""
+    return {"_BONSAI_QUANT_COMPLETE": "bash_complete", "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" "))}  # fmt: skip
+
+
+@pytest.fixture
+def offered(capsysbinary, monkeypatch):
+    """Ask as that script does: `type,value` for each thing that may stand last."""
+
+    def ask(words: str) -> list[str]:
+        for name, value in protocol(words).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as stop:
+            main([])
+        answer = capsysbinary.readouterr()
+        assert (stop.value.code, answer.err) == (0, b"")
+        return answer.out.decode().splitlines()
+
+    return ask
+
+
+def test_a_process_of_its_own_answers_the_shell():
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    answer = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True,
+                            env=environment | protocol("bonsai-quant con"))  # fmt: skip
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "plain,convert\n", "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -69,11 +87,11 @@ def test_bash_reads_its_script(run, tmp_path):
     ("bonsai-quant recover --recipe mini-klein-b",
      ["file,mini-klein-b", "plain,mini-klein-binary"]),
 ])  # fmt: skip
-def test_names_are_offered(words, expected):
+def test_names_are_offered(offered, words, expected):
     assert offered(words) == expected
 
 
-def test_every_shipped_recipe_is_offered():
+def test_every_shipped_recipe_is_offered(offered):
     names = shipped_recipes()
     assert "klein-4b-ternary" in names
     assert all(shipped(name) for name in names)

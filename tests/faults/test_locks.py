@@ -180,7 +180,8 @@ def line(entry: object) -> bytes:
 
 
 def entries(journal: bytes) -> list[dict]:
-    return [json.loads(row.partition(b" ")[2]) for row in journal.splitlines()]
+    whole = journal[: journal.rfind(b"\n") + 1]  # the run may have been killed within a line
+    return [json.loads(row.partition(b" ")[2]) for row in whole.splitlines()]
 
 
 DAMAGED: dict[str, Callable[[bytes], bytes]] = {

@@ -44,6 +44,7 @@ def trained(manifest: Manifest, lossless: bool = True) -> Manifest:
     return changed(manifest, lossless=lossless, provenance=record)
 
 
+@pytest.mark.heavy  # loads torch
 def test_the_figures_are_those_of_the_benchmark():
     from benchmarks.retention import kept
 

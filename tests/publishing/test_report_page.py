@@ -26,6 +26,8 @@ from bonsai_quant.publishing.report.tiles import cards
 from bonsai_quant.verification.levels.check import Check
 from bonsai_quant.verification.verify import Verdict
 
+pytestmark = pytest.mark.heavy
+
 FILES = [("report.json", "data"), ("share.png", "card")]
 
 

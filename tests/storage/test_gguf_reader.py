@@ -90,7 +90,7 @@ BROKEN = {
     "axis of 0": (header(((b"a", (4, 0), 0, 0),)), 0, "implausible shape"),
     "product above 64 bits": (header(((b"a", (2**32, 2**32 + 1), 0, 0),)), 64, "implausible"),
     "half a block": (header(((b"a", (64, 4), 41, 0),)), 64, "blocks of 128"),
-    "unknown type": (header(((b"a", (64, 4), 42, 0),)), 128, "type 42"),
+    "unknown type": (header(((b"a", (64, 4), 44, 0),)), 128, "type 44"),
     "removed type": (header(((b"a", (64, 4), 4, 0),)), 128, "type 4,"),
     "name of control characters": (header(((b"a\x1b[31m", (4,), 0, 0),)), 32, "illegal"),
     "name not UTF-8": (header(((b"\xff", (4,), 0, 0),)), 32, "not UTF-8"),

@@ -55,6 +55,7 @@ def test_every_module_can_be_imported():
     assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("line", "says"), [
     ("--help", "Make packs:"),
     ("plan mini-klein --mode ternary", "ternary"),
@@ -68,6 +69,7 @@ def test_what_reads_works(line, says):
     assert says in done.stdout
 
 
+@pytest.mark.heavy
 def test_what_writes_says_what_it_needs(tmp_path):
     done = lacking(RUN, "convert", "mini-klein", "--mode", "ternary", "-o", str(tmp_path / "out"))
     assert (done.returncode, done.stdout) == (6, "")

@@ -148,7 +148,7 @@ def unknown(kind: str, word: str, known: Iterable[str], *, hint: str = "") -> Us
     """The error for a word that does not exist: the nearest one that does, and all of them."""
     known = list(known)
     near = nearest(word, known)
-    choices = f" There are {', '.join(known)}" if len(known) < FEW else ""
+    choices = f" There are {', '.join(known)}" if 1 < len(known) < FEW else ""
     guess = f"; did you mean {near!r}?{choices}" if near else ""
     return UsageError(
         f"unknown {kind} {_shortened(word)!r}{guess}",

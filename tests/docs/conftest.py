@@ -40,7 +40,7 @@ def data(which, standin, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bonsai_quant.sources.shipped.DATA", folder)
         for mode in ("ternary", "binary"):
-            made = folder.parent / f"made-{mode}"
+            made = tmp_path_factory.mktemp("made") / mode
             convert("mini-klein", mode=mode, formats="bonsai", out=made)
             (made / "bonsai").rename(folder / f"mini-klein-{mode}")
     return folder
@@ -69,6 +69,7 @@ def place(data, finetune, tmp_path, monkeypatch) -> Path:
     (folder / "bonsai_quant").mkdir()
     (folder / "bonsai_quant" / "data").symlink_to(data)
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("bonsai_quant.sources.shipped.DATA", data)
     monkeypatch.setattr("bonsai_quant.training.trajectories.prompts.DEV_PER_CATEGORY", 1)
     _without_hqq(monkeypatch)

@@ -29,7 +29,7 @@ REAL_FEWER = {"score": FEWER["score"], "calibrate": ("--n-prompts", "16")}
 """With mini-klein itself: two prompts do not tell enough for its binary `gptq` pack."""
 ONLY_PARSED = ("demo",)
 """Painted for in a test of its own."""
-SHELL = ("cd", "source", "cp", "python3")
+SHELL = ("cd", "ls", "source", "cp", "python3")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,10 @@ class Reader:
         result = self.run(name, *rest, *self.fewer.get(name, ()))
         assert result.code == 0, (words, result.err)
         if into is not None:
-            Path(into).write_text(result.out)
+            target = Path(into).expanduser()
+            if into.startswith("~"):  # whoever uses that shell has its folders
+                target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(result.out)
 
     def lend(self, name: str, words: list[str]) -> None:
         """What a page takes for granted: packs and the source of another page."""

@@ -139,9 +139,9 @@ def test_a_shipped_name_is_a_place(truth, shipped, tmp_path, run):
     (["PACK", "--pipeline", "nowhere"], 2, "nowhere"),
     (["PIPE", "--pipeline", "PIPE"], 2, "--pipeline is for packs"),
     (["PIPE", "--split", "train"], 2, "unknown split 'train'"),
-    (["PIPE", "--prompts", "0"], 2, "prompts must be at least 1"),
-    (["PIPE", "--images", "-1"], 2, "images must be at least 1"),
-    (["PIPE", "--seed", "-1"], 2, "seed must be at least 0"),
+    (["PIPE", "--prompts", "0"], 2, "--prompts must be a whole number of at least 1"),
+    (["PIPE", "--images", "-1"], 2, "--images must be a whole number of at least 1"),
+    (["PIPE", "--seed", "-1"], 2, "--seed must be a whole number from 0"),
     (["PIPE", "--prompts", "999999"], 2, "more than 1,000,000 pictures"),
     (["PIPE", "--grid", "no/such/g.png"], 6, "is no folder"),
 ])  # fmt: skip

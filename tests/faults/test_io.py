@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import random
+import re
 import shutil
 import subprocess
 from types import SimpleNamespace
@@ -142,8 +143,8 @@ def test_a_failing_read_names_file_and_byte(world, tmp_path, monkeypatch, step):
         if e is None:
             break
         assert e.exit_code == 6
-        assert "reading at byte" in str(e)
-        assert ".safetensors" in str(e) or ".pt" in str(e), str(e)
+        # The file, and of large ones the byte.
+        assert re.search(r"/[\w.-]+: reading (at byte \d+|back) failed", str(e))
         resumed(world, out)
     assert n > 100
 

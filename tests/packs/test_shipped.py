@@ -68,7 +68,8 @@ def test_the_output_may_have_its_name(tmp_path, monkeypatch, run):
 def test_other_words_are_errors_that_list_the_names(word, run):
     result = run("plan", word, "--mode", "ternary")
     assert result.code == 2
-    assert f"or {NAME}, which comes with this program" in result.err
+    meant = f"did you mean '{NAME}'? -> bonsai-quant plan {NAME} --mode ternary" in result.err
+    assert meant or f"or {NAME}, which comes with this program" in result.err
 
 
 def test_it_has_no_revisions():

@@ -246,7 +246,7 @@ def test_a_record_with_the_former_name_of_states_is_read(plain, tmp_path):
     record = CalibrationRecord.model_validate_json(OLD_RECORD)
     assert (record.states, record.prompts.number) == (256, 64)
     new = json.loads(record.model_dump_json())
-    assert list(new) == ["states" if k == "samples" else k for k in json.loads(OLD_RECORD)]
+    assert {"states" if k == "samples" else k for k in json.loads(OLD_RECORD)} <= set(new)
     folder = tmp_path / "cal"
     shutil.copytree(plain, folder)
     text = (folder / RECORD).read_text()

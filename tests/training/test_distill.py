@@ -343,7 +343,7 @@ def test_a_pack_has_nothing_to_learn_from(standin_packs, standin, recipe, tmp_pa
 
 
 def test_too_little_memory_is_told_before_anything_is_loaded(standin, recipe, few, tmp_path):
-    with pytest.raises(EnvironmentFault, match=r"GB are needed on each device .* torchrun"):
+    with pytest.raises(EnvironmentFault, match=r"[MG]B are needed on each device .* torchrun"):
         distill(
             str(standin), recipe=recipe, out=tmp_path / "out", prompts=str(few), max_memory=10**6
         )

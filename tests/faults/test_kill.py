@@ -58,8 +58,14 @@ def check(world: World, out: Path, before: object, options: dict[str, bool], whe
 
 
 @pytest.mark.heavy
-def test_killed_everywhere_in_a_new_conversion(world, tmp_path):
-    assert kill_everywhere(world, tmp_path / "out", lambda: None) > 300
+@pytest.mark.parametrize("operations", [OTHERS, ("pwrite",)], ids=["others", "pwrite"])
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_in_a_new_conversion(world, tmp_path, operations, step):
+    step = step if operations == ("pwrite",) else 1
+    points = kill_everywhere(
+        world, tmp_path / "out", lambda: None, operations=operations, step=step
+    )
+    assert points > 50
 
 
 @pytest.mark.heavy

@@ -110,7 +110,7 @@ def test_the_real_generate_killed_after_the_first_picture(standin, tmp_path):
     assert all(after[name] == before[name] for name in before if name in after and ".png" in name)
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_the_real_score_killed_after_the_first_batch(standin, tmp_path):
     out = tmp_path / "out"
     arguments = ["score", str(standin), "--prompts", "6", "--images", "2", "--json"]

@@ -61,7 +61,9 @@ def state_of(out: Path) -> Path:
     return out.parent / f".{out.name}.staging" / "state"
 
 
-@pytest.mark.parametrize(("name", "update"), [("SIGINT", 2), ("SIGTERM", 3)])
+@pytest.mark.parametrize(
+    ("name", "update"), [("SIGINT", 2), pytest.param("SIGTERM", 3, marks=pytest.mark.slow)]
+)
 def test_a_stop_writes_a_checkpoint_and_says_how_to_go_on(
     name, update, whole, standin, recipe, few, tmp_path
 ):
@@ -119,6 +121,7 @@ def test_what_only_draws_does_not_end_a_training(
     assert losses(made.out) == pytest.approx(losses(whole.out), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_picture_that_was_drawn_before_a_stop_does_not_stay_when_drawing_fails(
     standin, recipe, few, tmp_path, monkeypatch
 ):

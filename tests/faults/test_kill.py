@@ -72,7 +72,7 @@ def test_killed_in_a_new_conversion(world, tmp_path, operations, step):
 @pytest.mark.parametrize("operations", [OTHERS, ("pwrite",)], ids=["others", "pwrite"])
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_while_overwriting(world, tmp_path, operations, step):
-    out, step = tmp_path / "out", step if operations == ("pwrite",) else 1
+    out, step = tmp_path / "out", step if operations == ("pwrite",) else min(step, 3)
     points = kill_everywhere(
         world, out, lambda: world.put_old(out), operations=operations, step=step, overwrite=True
     )

@@ -122,7 +122,7 @@ print(decoded)
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_sdnq_is_loaded_by_diffusers_with_the_sdnq_package(packs):
     pytest.importorskip("sdnq")
     folders = [packs.out / name / "transformer" for name in ("sdnq", "unpacked")]

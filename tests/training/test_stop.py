@@ -19,27 +19,14 @@ from bonsai_quant.training.distill import run_files
 from bonsai_quant.training.recover import _Stages
 from bonsai_quant.training.write_pipeline import WEIGHTS
 
-from .test_distill import SETTINGS, losses
+from .conftest import SETTINGS
+from .test_distill import losses
 
 pytestmark = pytest.mark.heavy
 
 STOPPING = str(Path(__file__).with_name("stopping.py"))
 CODES = {"SIGINT": 130, "SIGTERM": 143}
 HOUR = ("--save-every", "3600")
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(json.dumps({"mode": "ternary", "distillation": SETTINGS}))
-    return path
-
-
-@pytest.fixture(scope="module")
-def whole(standin, recipe, few, tmp_path_factory):
-    """A run that nothing stops."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    return distill(str(standin), recipe=recipe, out=out, prompts=str(few))
 
 
 def stopped(update: int, signals: str, arguments: list[str]) -> tuple[int, list[str]]:

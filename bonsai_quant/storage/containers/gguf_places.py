@@ -25,6 +25,8 @@ def of_one_layout(
         if any(t.kind == upstream for t in tensors):
             other = [replace(t, kind=name) if t.kind == upstream else t for t in tensors]
             readings.append(other)
+    if len(readings) == 1:
+        return tensors
     fitting = [r for r in readings if _fits(r, start, align, size, path)]
     if len(fitting) > 1:
         raise Unsupported(

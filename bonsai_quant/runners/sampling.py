@@ -22,9 +22,6 @@ Velocity = Callable[[Latents, float, NDArray[np.float32]], Latents]
 PIXELS = 16
 """Width and height of a token in pixels."""
 
-READ_LAYERS = (9, 18, 27)
-"""Hidden states of the text encoder that the transformer reads; 0 is the embedding."""
-
 SETTLED = {
     "use_dynamic_shifting": True,
     "time_shift_type": "exponential",

@@ -165,8 +165,8 @@ def test_the_plan_knows_the_sizes(standin, made, for_cuda):
 
 def test_qwen3_4b_takes_what_is_published():
     from bonsai_quant.core.schema import StoredTensor, TensorSpec
-    from bonsai_quant.packs.deployment.affine import layout
     from bonsai_quant.packs.deployment.gemlite import expected_size
+    from bonsai_quant.packs.deployment.scheme import MLX
 
     config = {"vocab_size": 151936, "hidden_size": 2560, "intermediate_size": 9728,
               "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -175,7 +175,7 @@ def test_qwen3_4b_takes_what_is_published():
         StoredTensor(TensorSpec(n, "BF16", s), "file", 0) for n, s in sorted(shapes(config).items())
     )
     encoder = TextEncoder("folder", config, stored, ())
-    made = layout(encoder)
+    made = MLX.layout(encoder)
     assert len(made.specs) == 904
     assert abs(made.size - 2_263_022_529) < 50_000  # the header alone is another
     assert abs(expected_size(encoder) / 2_822_340_711 - 1) < 0.001
@@ -216,9 +216,9 @@ def test_the_flag_of_the_command_line(run, standin, tmp_path):
 def test_dtypes_shards_and_blocks_do_not_change_a_byte(
     made, source, tmp_path, dtype, block, monkeypatch
 ):
-    from bonsai_quant.packs.deployment import affine
+    from bonsai_quant.packs.deployment import encoder_file
 
-    monkeypatch.setattr(affine, "BLOCK", block)
+    monkeypatch.setattr(encoder_file, "BLOCK", block)
     path = source / "text_encoder/model.safetensors"
     tensors = {n: w.astype(dtype) for n, w in load_file(path).items()}
     path.unlink()
@@ -268,13 +268,13 @@ def test_hqqs_file_is_the_same_every_time(for_cuda, standin, tmp_path):
 
 
 def test_resuming_gives_the_same_bytes(made, standin, tmp_path, monkeypatch):
-    from bonsai_quant.packs.deployment import affine
+    from bonsai_quant.packs.deployment import encoder_file
 
     def fail(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
-        m.setattr(affine, "write", fail)
+        m.setattr(encoder_file, "write", fail)
         with pytest.raises(KeyboardInterrupt):
             convert(str(standin), formats="bonsai,mlx", out=tmp_path / "out", **MODE)
     assert (tmp_path / ".out.staging/mlx/vae/config.json").exists()

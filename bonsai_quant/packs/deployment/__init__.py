@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bonsai_quant.sources.components import Components
 
-from . import affine, gemlite, mlx, sdnq
+from . import encoder_file, gemlite, mlx, sdnq
 from .contents import Beside, Deployment
 from .hqq_process import child_bytes as hqq_bytes
 
@@ -27,14 +27,16 @@ def deployments(parts: Components | None, formats: Sequence[str]) -> dict[str, D
 
 def work_bytes(deployment: Deployment, threads: int) -> int:
     """Bytes that this process holds while it writes a deployment."""
-    quantized = deployment.encoder
-    return affine.memory(quantized.encoder, threads) if quantized and quantized.by == "mlx" else 0
+    made = deployment.encoder
+    if made is None or made.scheme is None:
+        return 0
+    return encoder_file.memory(made.scheme, made.encoder, threads)
 
 
 def child_bytes(deployment: Deployment) -> int:
     """About what a child process takes that makes the text encoder; 0 where there is none."""
-    quantized = deployment.encoder
-    return hqq_bytes(quantized.encoder) if quantized and quantized.by == "hqq" else 0
+    made = deployment.encoder
+    return hqq_bytes(made.encoder) if made and made.scheme is None else 0
 
 
 __all__ = ["DEPLOYMENTS", "Beside", "Deployment", "child_bytes", "deployments", "work_bytes"]

@@ -5,24 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from bonsai_quant.core.schema import FileRecord
 from bonsai_quant.packs.source_record import SourceFileRecord
-from bonsai_quant.sources.components import CLASS, INDEX, ComponentFile, Components, TextEncoder
+from bonsai_quant.sources.components import (
+    CLASS,
+    INDEX,
+    NEEDED_LAYERS,
+    ComponentFile,
+    Components,
+    TextEncoder,
+)
 from bonsai_quant.sources.shards import INDEX_SUFFIX
 
-Maker = Literal["mlx", "hqq"]
+from .scheme import WHOLE, Scheme
 
 
 @dataclass(frozen=True, slots=True)
-class Quantized:
-    """A text encoder to be made. by: the 4-bit format.
+class MadeEncoder:
+    """A text encoder to be made.
 
+    scheme: how it is stored; None where hqq makes the file.
     size: of the weight file at `path`; hqq's is about that.
+    encoder: what of the source goes into it.  files: of the source, which are read for it.
     """
 
-    by: Maker
+    scheme: Scheme | None
     path: str
     size: int
     encoder: TextEncoder
@@ -43,7 +52,7 @@ class Deployment:
 
     copies: Mapping[str, ComponentFile]
     small: Mapping[str, bytes]
-    encoder: Quantized | None
+    encoder: MadeEncoder | None
 
     @property
     def source_bytes(self) -> int:
@@ -56,7 +65,7 @@ class Deployment:
         sizes = [(path, f.size, True) for path, f in self.copies.items()]
         sizes += [(path, len(data), True) for path, data in self.small.items()]
         if self.encoder is not None:
-            by_hqq = self.encoder.by == "hqq"
+            by_hqq = self.encoder.scheme is None
             sizes.append((self.encoder.path, self.encoder.size, not by_hqq))
             if by_hqq:  # which writes the config, too
                 sizes.append((f"{self.encoder.folder}/config.json", 0, False))
@@ -79,6 +88,20 @@ def encoder_files(parts: Components) -> tuple[ComponentFile, ...]:
         return named or file.path in parts.encoder.files
 
     return tuple(f for f in parts.of("text_encoder") if is_read(f))
+
+
+def in_16_bits(
+    parts: Components,
+) -> tuple[MadeEncoder, dict[str, bytes], tuple[ComponentFile, ...]]:
+    """A text encoder as it is, but for the layers that nothing reads.
+
+    -> what is to be made, its config, and the other files of its folder.
+    """
+    encoder, read = parts.encoder.shortened(NEEDED_LAYERS), encoder_files(parts)
+    path, size = "text_encoder/model.safetensors", WHOLE.layout(encoder).size
+    made = MadeEncoder(WHOLE, path, size, encoder, read)
+    others = tuple(f for f in parts.of("text_encoder") if f not in read)
+    return made, {"text_encoder/config.json": json_bytes(encoder.config)}, others
 
 
 def index(parts: Components, *, always: bool) -> dict[str, bytes]:

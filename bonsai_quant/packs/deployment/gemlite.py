@@ -8,8 +8,8 @@ import math
 from bonsai_quant.core import requirements as needs
 from bonsai_quant.sources.components import Components, TextEncoder
 
-from .affine import GROUP
-from .contents import Deployment, Quantized, encoder_files, index
+from .contents import Deployment, MadeEncoder, encoder_files, in_16_bits, index
+from .scheme import GROUP
 
 FOLDER = "text_encoder-hqq-4bit"
 OF_AN_ARRAY = 330
@@ -27,12 +27,13 @@ def deployment(parts: Components) -> Deployment:
             "%s: the text encoder of the gemlite pack stays in 16 bits -> %s",
             problem, needs.install("gemlite"),
         )  # fmt: skip
-        copies |= {f.name: f for f in (*parts.of("text_encoder"), *words)}
-        return Deployment(copies, small, None)
+        encoder, config, others = in_16_bits(parts)
+        copies |= {f.name: f for f in (*others, *words)}
+        return Deployment(copies, small | config, encoder)
     copies |= {f"{FOLDER}/{f.name}": f for f in words}
     path, size = f"{FOLDER}/qmodel.pt", expected_size(parts.encoder)
-    return Deployment(copies, small, Quantized(
-        by="hqq", path=path, size=size, encoder=parts.encoder, files=encoder_files(parts),
+    return Deployment(copies, small, MadeEncoder(
+        scheme=None, path=path, size=size, encoder=parts.encoder, files=encoder_files(parts),
     ))  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""A deployment for diffusers with sdnq: a whole pipeline, its other components as they are."""
+"""A deployment for diffusers with sdnq: a whole pipeline.
+
+The text encoder has the layers that are read. The other components are as they are.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ from typing import Any
 
 from bonsai_quant.sources.components import CLASS, CLASSES, FOLDERS, INDEX, Components
 
-from .contents import Deployment, json_bytes
+from .contents import Deployment, in_16_bits, json_bytes
 
 
 def deployment(parts: Components) -> Deployment:
     """What stands beside `transformer/`, so that `from_pretrained` loads the folder."""
-    copies = {f.name: f for part in ("", *FOLDERS) for f in parts.of(part)}
-    return Deployment(copies, {INDEX: json_bytes(_index(parts))}, None)
+    encoder, config, beside = in_16_bits(parts)
+    others = [f for part in ("", *FOLDERS) if part != "text_encoder" for f in parts.of(part)]
+    small = {INDEX: json_bytes(_index(parts))} | config
+    return Deployment({f.name: f for f in (*others, *beside)}, small, encoder)
 
 
 def _index(parts: Components) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from bonsai_quant.storage import fs
 from bonsai_quant.storage.copy import copy_file
 from bonsai_quant.storage.staging import Staging
 
-from . import affine, hqq_process
-from .contents import Beside, Deployment, Quantized
+from . import encoder_file, hqq_process
+from .contents import Beside, Deployment, MadeEncoder
 
 
 def deploy(
@@ -53,25 +53,26 @@ class _Work:
         self.staging.write_file(self.prefix + path, data)
         self.files.append(FileRecord(path, len(data), hashlib.sha256(data).hexdigest()))
 
-    def encoder(self, quantized: Quantized, threads: int, progress: Progress) -> None:
-        if quantized.by == "hqq":
+    def encoder(self, made: MadeEncoder, threads: int, progress: Progress) -> None:
+        if made.scheme is None:
             progress.phase("quantizing the text encoder with hqq")
-            self._by_hqq(quantized)
+            self._by_hqq(made)
             return
-        progress.phase("quantizing the text encoder", sum(f.size for f in quantized.files), "bytes")
-        record, digests = affine.write(
-            self.staging, self.prefix + quantized.path, quantized.encoder, threads, progress.advance
+        progress.phase("writing the text encoder", sum(f.size for f in made.files), "bytes")
+        path = self.prefix + made.path
+        record, digests = encoder_file.write(
+            self.staging, path, made.scheme, made.encoder, threads, progress.advance
         )
-        for file in quantized.files:
+        for file in made.files:
             self._note(file, digests.get(file.path) or fs.sha256_file(file.path)[1])
-        self.files.append(FileRecord(quantized.path, record.size, record.sha256))
+        self.files.append(FileRecord(made.path, record.size, record.sha256))
 
-    def _by_hqq(self, quantized: Quantized) -> None:
-        for file in quantized.files:
+    def _by_hqq(self, made: MadeEncoder) -> None:
+        for file in made.files:
             self._note(file, fs.sha256_file(file.path)[1])
-        result = hqq_process.make(self.staging, self.prefix + quantized.path, quantized.encoder)
-        self.files.append(FileRecord(quantized.path, result.size, result.sha256))
-        self.small(f"{quantized.folder}/config.json", result.config)
+        result = hqq_process.make(self.staging, self.prefix + made.path, made.encoder)
+        self.files.append(FileRecord(made.path, result.size, result.sha256))
+        self.small(f"{made.folder}/config.json", result.config)
 
     def _note(self, file: ComponentFile, sha256: str) -> None:
         """Check a file that was read whole, and note its hash."""

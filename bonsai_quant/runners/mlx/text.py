@@ -9,8 +9,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from bonsai_quant.runners.sampling import READ_LAYERS
 from bonsai_quant.runners.text import chats
+from bonsai_quant.sources.components import READ_LAYERS
 
 
 def load(folder: Path, dtype: mx.Dtype) -> Any:

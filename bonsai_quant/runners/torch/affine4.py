@@ -17,7 +17,7 @@ from torch import nn
 from bonsai_quant.core.errors import BadInput, Unsupported
 from bonsai_quant.core.schema import StoredTensor
 from bonsai_quant.quantization.affine4 import decode
-from bonsai_quant.runners.sampling import READ_LAYERS
+from bonsai_quant.sources.components import NEEDED_LAYERS
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.containers.safetensors import read_header
 from bonsai_quant.storage.strict_json import read_json
@@ -89,7 +89,7 @@ def load_four_bit(folder: Path, dtype: torch.dtype) -> Qwen3Model:
         )
     config = Qwen3Config.from_dict({k: v for k, v in stored.items() if "quantization" not in k})
     # Layers after the last that is read are left out; one more stays, for the last is normed.
-    config.num_hidden_layers = min(config.num_hidden_layers, READ_LAYERS[-1] + 1)
+    config.num_hidden_layers = min(config.num_hidden_layers, NEEDED_LAYERS)
     config.layer_types = (config.layer_types or [])[: config.num_hidden_layers] or None
     with torch.device("meta"):
         model = Qwen3Model(config)

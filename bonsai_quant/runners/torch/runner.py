@@ -18,7 +18,7 @@ from bonsai_quant.core.memory import resident
 from bonsai_quant.packs.integrity import held
 from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.runners.memory_meter import give_back, hold_little
-from bonsai_quant.runners.sampling import READ_LAYERS, Latents, Velocity, check_scheduler
+from bonsai_quant.runners.sampling import Latents, Velocity, check_scheduler
 from bonsai_quant.runners.text import load_tokenizer, loading
 from bonsai_quant.runners.tokens import (
     Reference,
@@ -26,6 +26,7 @@ from bonsai_quant.runners.tokens import (
     text_position_ids,
     with_references,
 )
+from bonsai_quant.sources.components import NEEDED_LAYERS
 from bonsai_quant.storage.containers.safetensors import read_header
 
 from .dense import check_packages, quiet
@@ -129,7 +130,7 @@ class TorchRunner:
             return load_quantized(folder, self.dtype, self.device)
         config = Qwen3Config.from_pretrained(folder, local_files_only=True)
         # Layers after the last that is read are left out; one more stays, for the last is normed.
-        config.num_hidden_layers = min(config.num_hidden_layers, READ_LAYERS[-1] + 1)
+        config.num_hidden_layers = min(config.num_hidden_layers, NEEDED_LAYERS)
         config.layer_types = (config.layer_types or [])[: config.num_hidden_layers] or None
         model = Qwen3Model.from_pretrained(
             folder, config=config, dtype=_stored_dtype(folder), local_files_only=True,

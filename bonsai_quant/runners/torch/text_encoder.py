@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from bonsai_quant.core.errors import BadInput, Unsupported
 from bonsai_quant.core.requirements import HQQ, require
-from bonsai_quant.runners.sampling import READ_LAYERS
 from bonsai_quant.runners.text import loading
+from bonsai_quant.sources.components import NEEDED_LAYERS
 from bonsai_quant.storage.strict_json import read_json
 
 if TYPE_CHECKING:
@@ -50,5 +50,5 @@ def _by_hqq(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module
         model = AutoHQQHFModel.from_quantized(
             str(folder.absolute()), compute_dtype=dtype, device=str(device)
         ).model
-    model.layers = model.layers[: READ_LAYERS[-1] + 1]
+    model.layers = model.layers[:NEEDED_LAYERS]
     return model.eval()

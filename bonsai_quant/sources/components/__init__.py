@@ -2,7 +2,7 @@
 
 from .files import Algorithm, ComponentFile
 from .find import Components, find_components, is_component_file, names_klein
-from .layout import CLASS, CLASSES, FOLDERS, INDEX
+from .layout import CLASS, CLASSES, FOLDERS, INDEX, NEEDED_LAYERS, READ_LAYERS
 from .text_encoder import TextEncoder
 
 __all__ = [
@@ -11,6 +11,8 @@ __all__ = [
     "CLASSES",
     "FOLDERS",
     "INDEX",
+    "NEEDED_LAYERS",
+    "READ_LAYERS",
     "TextEncoder",
     "ComponentFile",
     "Components",

@@ -31,3 +31,11 @@ PLACES = {
     "vae": ("vae",),
 }
 """Folders that may hold each: in a pipeline, or in a pack that is a complete deployment."""
+READ_LAYERS = (9, 18, 27)
+"""Hidden states of the text encoder that Klein's transformer reads; 0 is the embedding.
+
+State n is what the n-th layer gives: layers 8, 17 and 26, counted from 0.
+"""
+NEEDED_LAYERS = READ_LAYERS[-1] + 1
+"""Layers that a text encoder must have: one after the last that is read, for what the last one
+gives is normed."""

@@ -26,7 +26,8 @@ SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
 class TextEncoder:
     """A Qwen3 text encoder: its config.json, and its tensors by name.
 
-    unused: stored, but no part of the model: the head that is the embedding again.
+    unused: stored, but no part of the model: the head that is the embedding again, and layers that
+    are left out.
     """
 
     folder: Path
@@ -43,6 +44,18 @@ class TextEncoder:
     def stored_bytes(self) -> int:
         """Bytes of its tensors."""
         return sum(t.spec.nbytes for t in self.tensors)
+
+    def shortened(self, layers: int) -> TextEncoder:
+        """Its first layers alone; itself, if it has no more than so many."""
+        if self.config["num_hidden_layers"] <= layers:
+            return self
+        config = {**self.config, "num_hidden_layers": layers}
+        if isinstance(kinds := config.get("layer_types"), list):
+            config["layer_types"] = kinds[:layers]
+        names = shapes(config)
+        used = tuple(t for t in self.tensors if t.spec.name in names)
+        left_out = tuple(t for t in self.tensors if t.spec.name not in names)
+        return TextEncoder(self.folder, config, used, (*self.unused, *left_out))
 
 
 def read_encoder(folder: Path) -> TextEncoder:

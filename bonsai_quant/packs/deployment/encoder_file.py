@@ -1,9 +1,8 @@
-"""A text encoder in MLX's affine 4 bits, as mlx-lm names it, written in little memory."""
+"""A text encoder in one file, in the way that a scheme says, written in little memory."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -12,55 +11,31 @@ from pathlib import Path
 import numpy as np
 
 from bonsai_quant.core.errors import BadInput
-from bonsai_quant.core.schema import NUMPY_DTYPE, FileRecord, StoredTensor, TensorSpec
+from bonsai_quant.core.schema import NUMPY_DTYPE, FileRecord, StoredTensor
 from bonsai_quant.core.threads import Pool
 from bonsai_quant.quantization.bf16 import from_bf16
 from bonsai_quant.sources.components import TextEncoder
 from bonsai_quant.storage import fs
-from bonsai_quant.storage.containers.layout import Layout, safetensors_layout
 from bonsai_quant.storage.containers.safetensors import parse_header
 from bonsai_quant.storage.staging import Staging
 from bonsai_quant.storage.writer import WeightFile
 
+from .scheme import Scheme
+
 BLOCK = 8 << 20
 """Bytes of source read and rounded at a time."""
-BITS, GROUP, PER_WORD = 4, 64, 8
-
-log = logging.getLogger(__name__)
 
 
-def is_packed(spec: TensorSpec) -> bool:
-    """Whether a tensor gets codes: a matrix whose width holds whole groups, as in mlx-lm."""
-    return len(spec.shape) == 2 and spec.shape[1] % GROUP == 0
-
-
-def specs(spec: TensorSpec) -> list[TensorSpec]:
-    """What is stored of a tensor: `.weight`, `.scales` and `.biases`, or 16 bits."""
-    if not is_packed(spec):
-        return [TensorSpec(spec.name, "BF16", spec.shape)]
-    (out, n), module = spec.shape, spec.name.removesuffix(".weight")
-    return [
-        TensorSpec(spec.name, "U32", (out, n // PER_WORD)),
-        TensorSpec(f"{module}.scales", "BF16", (out, n // GROUP)),
-        TensorSpec(f"{module}.biases", "BF16", (out, n // GROUP)),
-    ]
-
-
-def layout(encoder: TextEncoder) -> Layout:
-    """The file, to the byte."""
-    stored = [s for t in encoder.tensors for s in specs(t.spec)]
-    return safetensors_layout(stored, {"format": "mlx"})
-
-
-def memory(encoder: TextEncoder, threads: int) -> int:
+def memory(scheme: Scheme, encoder: TextEncoder, threads: int) -> int:
     """Bytes at the worst moment: blocks in flight, and the largest tensors' codes."""
-    largest = max(sum(s.nbytes for s in specs(t.spec)) for t in encoder.tensors)
+    largest = max(sum(s.nbytes for s in scheme.specs(t.spec)) for t in encoder.tensors)
     return (2 * (2 * threads + 2) + threads) * 2 * BLOCK + 2 * largest
 
 
 def write(
     staging: Staging,
     relative: str,
+    scheme: Scheme,
     encoder: TextEncoder,
     threads: int,
     tell: Callable[[int], None],
@@ -69,13 +44,13 @@ def write(
 
     tell: called with bytes read.
     """
-    file = WeightFile(staging, relative, layout(encoder), resume=False)
+    file = WeightFile(staging, relative, scheme.layout(encoder), resume=False)
     digests = {}
     try:
         with Pool(threads) as pool:
             for path in encoder.files:
                 hasher = hashlib.sha256()
-                for data, work in _read(path, encoder, file, tell):
+                for data, work in _read(path, scheme, encoder, file, tell):
                     # One hashing thread: the order of submission is the order of the bytes.
                     pool.submit(hasher.update, data.data.cast("B"), hashing=True)
                     pool.submit(work, data)
@@ -91,7 +66,11 @@ Work = Callable[[np.ndarray], None]
 
 
 def _read(
-    path: Path, encoder: TextEncoder, file: WeightFile, tell: Callable[[int], None]
+    path: Path,
+    scheme: Scheme,
+    encoder: TextEncoder,
+    file: WeightFile,
+    tell: Callable[[int], None],
 ) -> Iterator[tuple[np.ndarray, Work]]:
     """Every byte of a file, in order, each block with what is to be done with it."""
     expected = {t.spec.name: t for t in (*encoder.tensors, *encoder.unused) if t.path == path}
@@ -103,7 +82,7 @@ def _read(
             raise fs.changed(path)
         yield np.frombuffer(fs.pread(fd, header.data_start, 0, path), np.uint8), _nothing
         for stored in header.tensors:
-            tensor = None if stored.spec.name in unused else _Tensor(stored, file, tell)
+            tensor = None if stored.spec.name in unused else _Tensor(stored, scheme, file, tell)
             for row, data in _blocks(stored, fd):
                 yield data, _nothing if tensor is None else tensor.at(row)
         if fs.identity(os.fstat(fd)) != fs.identity(info):
@@ -131,9 +110,16 @@ def _blocks(stored: StoredTensor, fd: int) -> Iterator[tuple[int, np.ndarray]]:
 class _Tensor:
     """Collects the blocks of one tensor, from any thread, and writes it when it is whole."""
 
-    def __init__(self, stored: StoredTensor, file: WeightFile, tell: Callable[[int], None]) -> None:
-        self.stored, self.file, self.tell = stored, file, tell
-        self.missing = stored.spec.shape[0] if len(stored.spec.shape) == 2 else 1
+    def __init__(
+        self,
+        stored: StoredTensor,
+        scheme: Scheme,
+        file: WeightFile,
+        tell: Callable[[int], None],
+    ) -> None:
+        self.stored, self.scheme, self.file, self.tell = stored, scheme, file, tell
+        self.rows = stored.spec.shape[0] if len(stored.spec.shape) == 2 else 1
+        self.missing = self.rows
         self.arrays: tuple[np.ndarray, ...] = ()
         self.lock = threading.Lock()
 
@@ -142,21 +128,10 @@ class _Tensor:
         return lambda data: self._add(row, data)
 
     def _add(self, row: int, data: np.ndarray) -> None:
-        from bonsai_quant.quantization.affine4 import not_finite, quantize
-        from bonsai_quant.quantization.bf16 import to_bf16
-
-        bits = data if self.stored.spec.dtype == "BF16" else to_bf16(data)
-        if (bad := not_finite(bits)) is not None:
-            raise BadInput(
-                f"{float(_values(data, self.stored.spec.dtype)[bad]):g} does not fit bf16",
-                where=(self.stored.path, f"tensor {self.stored.spec.name}"),
-                hint="fetch the text encoder again, or pass --transformer-only",
-            )
-        parts = quantize(bits) if is_packed(self.stored.spec) else (bits,)
+        parts = self._parts(data)
         with self.lock:
             if not self.arrays:
-                whole = self.stored.spec.shape[0] if len(self.stored.spec.shape) == 2 else 1
-                self.arrays = tuple(np.empty((whole, p.shape[1]), p.dtype) for p in parts)
+                self.arrays = tuple(np.empty((self.rows, p.shape[1]), p.dtype) for p in parts)
         for array, part in zip(self.arrays, parts, strict=True):
             array[row : row + len(data)] = part
         with self.lock:
@@ -166,10 +141,28 @@ class _Tensor:
             self._finish()
         self.tell(data.nbytes)
 
+    def _parts(self, data: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What is stored of some rows."""
+        from bonsai_quant.quantization.affine4 import not_finite
+        from bonsai_quant.quantization.bf16 import to_bf16
+
+        spec = self.stored.spec
+        packed = self.scheme.packed(spec)
+        if not packed and self.scheme.kept is None:
+            return (data,)
+        bits = data if spec.dtype == "BF16" else to_bf16(data)
+        if (bad := not_finite(bits)) is not None:
+            raise BadInput(
+                f"{float(_values(data, spec.dtype)[bad]):g} does not fit bf16",
+                where=(self.stored.path, f"tensor {spec.name}"),
+                hint="fetch the text encoder again, or pass --transformer-only",
+            )
+        return self.scheme.quantize(bits) if packed else (bits,)
+
     def _finish(self) -> None:
         # What is done must not stay in memory.
         arrays, self.arrays = self.arrays, ()
-        for spec, array in zip(specs(self.stored.spec), arrays, strict=True):
+        for spec, array in zip(self.scheme.specs(self.stored.spec), arrays, strict=True):
             self.file.put(spec.name, array)
 
 

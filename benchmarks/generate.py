@@ -64,7 +64,8 @@ def make_parts(folder: Path) -> None:
         return
     import torch
     from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler
-    from mini.exam import SCHEDULER
+
+    from tools.mini.validation import SCHEDULER
 
     torch.manual_seed(0)
     part = folder.with_suffix(".part")

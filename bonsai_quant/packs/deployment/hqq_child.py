@@ -1,4 +1,6 @@
-"""The child process that imports hqq: python -m bonsai_quant.deployment.hqq_child FOLDER FD PATH.
+"""The child process that imports hqq.
+
+    python -m bonsai_quant.packs.deployment.hqq_child FOLDER FD PATH
 
 FOLDER holds a Qwen3 text encoder. It is loaded whole, rounded to 4 bits by hqq's own library, and
 written, as hqq would save it, to the open file FD (PATH, in messages). One line of JSON on stdout:

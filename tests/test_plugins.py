@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import bonsai_quant
+from tests.support import warm
 
 TABLE = r"\n_ROWS\b.* = \("
 """Where every table begins."""
@@ -52,12 +51,10 @@ class House:
     def run(self, *arguments: object) -> str:
         """Run a command with the copy; -> what it printed."""
         environment = os.environ | {"PYTHONPATH": str(self.folder)}
-        done = subprocess.run(
-            [sys.executable, "-m", "bonsai_quant", *map(str, arguments)],
-            cwd=self.folder, env=environment, capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        process = warm.Process("bonsai_quant", arguments, env=environment, cwd=self.folder)
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        return out
 
     def statuses(self, *arguments: object) -> dict[str, list[str]]:
         """Run verify; level -> the statuses of its checks."""

@@ -127,7 +127,7 @@ def test_the_command_prints_tables_or_json(truth, standin, packs, run):
 
 
 def test_a_shipped_name_is_a_place(truth, shipped, tmp_path, run):
-    convert("mini-klein", mode="ternary", out=tmp_path / "out")
+    convert("mini-klein", mode="ternary", formats="bonsai,mlx", out=tmp_path / "out")
     assert run("score", tmp_path / "out", "--prompts", 1, "--images", 1).code == 0
     result = run("score", "mini-klein", "--against", tmp_path / "out/mlx", "--prompts", 1)
     assert result.code == 0, result.err
@@ -186,14 +186,19 @@ def test_without_torch_it_says_what_to_install(monkeypatch, run, standin):
         score(standin, batch=0)
 
 
-def test_the_ladder_fills_its_page(truth, standin, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "modes", [("ternary",), pytest.param(("ternary", "binary"), marks=pytest.mark.slow)]
+)
+def test_the_ladder_fills_its_page(modes, truth, standin, tmp_path, monkeypatch):
     from click.testing import CliRunner
 
     root = Path(__file__).parents[2]
     monkeypatch.syspath_prepend(str(root))
-    from benchmarks import retention
+    from benchmarks import proxies, retention
 
-    monkeypatch.setattr(retention, "N_PROMPTS", 16)
+    monkeypatch.setattr(retention, "MODES", modes)
+    monkeypatch.setattr(retention, "N_PROMPTS", 8)
+    monkeypatch.setattr(proxies, "EACH", 2)
     (tmp_path / "quality.md").write_text((root / "docs/quality.md").read_text())
     options = {
         "--source": standin,
@@ -209,13 +214,15 @@ def test_the_ladder_fills_its_page(truth, standin, tmp_path, monkeypatch):
     figures = json.loads((tmp_path / "retention.json").read_text())
     rungs = [(r["mode"], r["way"]) for r in figures["rungs"]]
     ways = ("absmean", "exact", "weighted", "gptq", "folded")
-    assert rungs == [(m, w) for m in ("ternary", "binary") for w in ways]
+    assert rungs == [(m, w) for m in modes for w in ways]
     for r in figures["rungs"]:
         assert set(r["proxies"]) == {"weights", "teacher", "own", "first", "latents"}
     own = {(r["mode"], r["way"]): r["proxies"]["own"] for r in figures["rungs"]}
-    assert own["ternary", "gptq"] < own["ternary", "exact"] < own["binary", "exact"]
+    for mode in modes:
+        assert own[mode, "gptq"] < own[mode, "exact"]
     page = (tmp_path / "quality.md").read_text()
     table = page.split("<!-- ladder -->")[1].split("<!-- /ladder -->")[0]
-    for words in ("| ternary, exact | ", "| binary, gptq | ", "above chance", "rank corr"):
+    rows = (f"| {modes[0]}, exact | ", f"| {modes[-1]}, gptq | ")
+    for words in (*rows, "above chance", "rank corr"):
         assert words in table.lower()
     assert "## Its limits" in page

@@ -13,9 +13,9 @@ import pytest
 
 from bonsai_quant import generate, score
 from bonsai_quant.storage.containers.png_text import read_texts
-from tests.support import fake_runner, pipelines
+from tests.support import fake_runner, pipelines, warm
 
-from .harness import LIMIT_S, die, digests, finish, in_child, nothing, seam, start
+from .harness import LIMIT_S, die, digests, finish, in_child, nothing, seam
 
 PROMPTS = ["a red circle", "two squares"]
 
@@ -83,6 +83,11 @@ def test_score_killed_at_every_change(monkeypatch, standin, tmp_path):
         assert results[-1] == results[0]
 
 
+def started(arguments: list[str]) -> warm.Process:
+    """The real command line in a process of its own."""
+    return warm.Process("bonsai_quant", arguments)
+
+
 def killed_when(process, seen) -> None:
     """SIGKILL as soon as a file is there, or when the process has ended before."""
     until = time.monotonic() + LIMIT_S * 4
@@ -98,11 +103,11 @@ def test_the_real_generate_killed_after_the_first_picture(standin, tmp_path):
     (tmp_path / "p.txt").write_text("\n".join(PROMPTS))
     arguments = ["generate", str(standin), "--prompts", str(tmp_path / "p.txt"), "--count", "3",
                  "--steps", "1", "-o", str(out), "--json"]  # fmt: skip
-    killed_when(start(arguments), (out / "0000.png").exists)
+    killed_when(started(arguments), (out / "0000.png").exists)
     before = digests(out)
     n = len([name for name in before if name[0] != "." and name.endswith(".png")])
     assert n >= 1
-    done = finish(start([*arguments, "--resume"]))
+    done = finish(started([*arguments, "--resume"]))
     assert done.code == 0, done.err
     assert json.loads(done.out)["kept"] == n
     after = digests(out)
@@ -114,14 +119,14 @@ def test_the_real_generate_killed_after_the_first_picture(standin, tmp_path):
 def test_the_real_score_killed_after_the_first_batch(standin, tmp_path):
     out = tmp_path / "out"
     arguments = ["score", str(standin), "--prompts", "6", "--images", "2", "--json"]
-    killed_when(start([*arguments, "-o", str(out)]), (out / "model0-0000000.json").exists)
+    killed_when(started([*arguments, "-o", str(out)]), (out / "model0-0000000.json").exists)
     before = {p.name: p.stat().st_mtime_ns for p in out.glob("model0-*.json")}
     assert before
-    done = finish(start([*arguments, "-o", str(out), "--resume"]))
+    done = finish(started([*arguments, "-o", str(out), "--resume"]))
     assert done.code == 0, done.err
     after = {p.name: p.stat().st_mtime_ns for p in out.glob("model0-*.json")}
     assert len(after) == 3
     assert before.items() <= after.items()
     assert not list(out.glob(".*"))
-    whole = finish(start(arguments))
+    whole = finish(started(arguments))
     assert json.loads(whole.out) == json.loads(done.out)

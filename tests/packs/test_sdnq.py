@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from bonsai_quant import export
 from bonsai_quant.packs.find import look
 from bonsai_quant.packs.pipeline import locate
+from tests.support import warm
 
 pytestmark = pytest.mark.heavy
 
@@ -44,11 +43,14 @@ def whole(standin, standin_packs, tmp_path_factory):
 def test_stock_diffusers_paints_what_the_dense_weights_paint(whole, standin_packs, tmp_path):
     pytest.importorskip("sdnq")
     export(standin_packs / "bonsai", format="unpacked", out=tmp_path / "dense")
-    ended = subprocess.run(
-        [sys.executable, "-c", PAINT, whole, tmp_path / "dense" / "transformer"],
-        text=True, capture_output=True, env=os.environ | {"SDNQ_USE_TORCH_COMPILE": "0"},
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+    (tmp_path / "paint.py").write_text(PAINT)
+    process = warm.Process(
+        str(tmp_path / "paint.py"),
+        [whole, tmp_path / "dense" / "transformer"],
+        env=os.environ | {"SDNQ_USE_TORCH_COMPILE": "0"},
+    )
+    _, err = process.communicate()
+    assert process.returncode == 0, err
 
 
 def test_its_index_is_the_sources(whole, standin):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -31,6 +31,7 @@ from bonsai_quant.training.distill.latent_linear import LatentLinear, attach, ne
 from bonsai_quant.training.settings import DistillationSettings
 from bonsai_quant.training.trajectories.prompts import SHIPPED, choose_prompts
 from bonsai_quant.training.write_pipeline import WEIGHTS
+from tests.support import warm
 
 from .conftest import SETTINGS
 
@@ -162,29 +163,32 @@ def test_a_curve_forgets_what_comes_after_a_checkpoint():
     assert [r["step"] for r in Curve(curve.text(), until=20).rows] == [10, 20]
 
 
-def start(arguments: list[str], processes: int = 1) -> subprocess.Popen:
-    """A training in another process, or in some; the machine's threads shared out."""
-    run = [sys.executable, "-m"]
-    if processes > 1:
-        run += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    return subprocess.Popen(
-        [*run, "bonsai_quant", "distill", *arguments, "-v"],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+def start(arguments: list[str], **env: str) -> warm.Process:
+    """A training in another process, with one thread as here."""
+    env = os.environ | {"OMP_NUM_THREADS": "1"} | env
+    return warm.Process("bonsai_quant", ["distill", *arguments, "-v"], env=env)
 
 
-def killed_after_checkpoint(out: Path, process: subprocess.Popen) -> int:
+def start_two(arguments: list[str]) -> list[warm.Process]:
+    """What torchrun starts: two processes that find each other by their environment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    ranks = [{"RANK": str(r), "LOCAL_RANK": str(r), "LOCAL_WORLD_SIZE": "2"} for r in range(2)]
+    return [start(arguments, **group, **r) for r in ranks]
+
+
+def killed_after_checkpoint(out: Path, *processes: warm.Process) -> int:
     """Kill without warning as soon as there is a checkpoint; -> its step."""
     state, until = out.parent / f".{out.name}.staging" / "state", time.monotonic() + 240
     while checkpoint.saved_step(state) is None:
-        assert process.poll() is None, process.stdout.read()
+        assert all(p.poll() is None for p in processes), [p.communicate() for p in processes]
         assert time.monotonic() < until
         time.sleep(0.02)
-    ours = psutil.Process(process.pid)
-    for one in (ours, *ours.children(recursive=True)):  # torchrun's are no group of ours
-        one.kill()
-    process.communicate()
+    for process in processes:
+        process.kill()
+        process.communicate()
     return checkpoint.saved_step(state)
 
 
@@ -214,16 +218,27 @@ def test_a_killed_run_goes_on(whole, standin, recipe, few, tmp_path):
 def test_two_processes_train_as_one_does(whole, standin, recipe, few, tmp_path):
     out = tmp_path / "out"
     arguments = [str(standin), "--recipe", str(recipe), "--prompts", str(few), "-o", str(out)]
-    process = start(arguments, processes=2)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    for process in start_two(arguments):
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+    assert_same(whole, out)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_them(whole, standin, recipe, few, tmp_path):
+    out = tmp_path / "out"
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = [str(standin), "--recipe", str(recipe), "--prompts", str(few), "-o", str(out)]
+    paths = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([*run, "-m", "bonsai_quant", "distill", *arguments], env=os.environ | paths,
+                   check=True)  # fmt: skip
     assert_same(whole, out)
 
 
 def test_one_process_goes_on_where_two_were_stopped(whole, standin, recipe, few, tmp_path):
     out = tmp_path / "out"
     arguments = [str(standin), "--recipe", str(recipe), "--prompts", str(few), "-o", str(out)]
-    killed_after_checkpoint(out, start([*arguments, "--save-every", "0"], processes=2))
+    killed_after_checkpoint(out, *start_two([*arguments, "--save-every", "0"]))
     distill(str(standin), recipe=recipe, out=out, prompts=str(few), resume=True)
     assert_same(whole, out)
 

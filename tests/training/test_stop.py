@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from bonsai_quant.training import checkpoint
 from bonsai_quant.training.distill import run_files
 from bonsai_quant.training.recover import _Stages
 from bonsai_quant.training.write_pipeline import WEIGHTS
+from tests.support import warm
 
 from .conftest import SETTINGS
 from .test_distill import losses
@@ -31,12 +29,9 @@ HOUR = ("--save-every", "3600")
 
 def stopped(update: int, signals: str, arguments: list[str]) -> tuple[int, list[str]]:
     """-> exit code, and the lines on stderr."""
-    done = subprocess.run(
-        [sys.executable, STOPPING, str(update), signals, *arguments],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stderr.splitlines()
+    process = warm.Process(STOPPING, [update, signals, *arguments])
+    _, err = process.communicate()
+    return process.returncode, err.splitlines()
 
 
 def command(standin, recipe, few, out: Path) -> list[str]:

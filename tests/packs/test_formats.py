@@ -185,8 +185,13 @@ def test_golden_bytes_of_one_row():
     assert dense.view(ml_dtypes.bfloat16).astype(np.float32)[0, :3].tolist() == [-(2**-6), 0, 2**-6]
 
 
-def damaged(format_name, bits, change, name="layer"):
+ORIGINAL = dict.fromkeys(("gguf", "comfyui", "comfyui-packed"), "transformer_blocks.0.attn.to_k")
+"""A layer that formats under the original names have a place for."""
+
+
+def damaged(format_name, bits, change):
     """Parts of a random layer in a format, one of them changed; and the format's decoder on it."""
+    name = ORIGINAL.get(format_name, "layer")
     rng = np.random.default_rng(0)
     codes = np.full((32, 256 * bits // 8), 0x99, np.uint8)
     scales = (2.0 ** rng.integers(-8, -4, (32, 2))).astype(np.float16)
@@ -224,6 +229,9 @@ DAMAGE = {
     "sdnq scale off the grid": ("sdnq", 2, put(1, (5, 1, 0), 0x0001), "row 5, group 1"),
     "unpacked third level": ("unpacked", 2, put(0, (7, 130), 0x3F81), "row 7"),
     "unpacked zero in binary": ("unpacked", 1, put(0, (7, 130), 0), "row 7, column 130"),
+    "comfyui third level": ("comfyui", 2, put(0, (7, 130), 0x3F81), "row 7"),
+    "comfyui-packed code 3": ("comfyui-packed", 2, put(0, (4, 6), 0xC0), "row 4, column 27"),
+    "comfyui-packed scale": ("comfyui-packed", 1, put(1, (3, 1), 0x8001), "row 3, group 1"),
 }
 
 
@@ -232,7 +240,7 @@ def test_illegal_values_are_refused_with_their_place(case):
     format_name, bits, change, place = DAMAGE[case]
     with pytest.raises(VerificationFailed, match=place) as e:
         damaged(format_name, bits, change)()
-    assert "layer" in str(e.value)
+    assert ORIGINAL.get(format_name, "layer") in str(e.value)
 
 
 @pytest.mark.parametrize("format_name", FORMAT_NAMES)
@@ -240,9 +248,10 @@ def test_illegal_values_are_refused_with_their_place(case):
 def test_decode_is_the_inverse_of_encode(format_name, mode):
     if format_name not in models.FORMATS[mode]:
         pytest.skip(f"no {mode} pack in this format")
-    name = "layer" if format_name != "gguf" else "transformer_blocks.0.attn.to_k"
-    layer = damaged(format_name, BITS[mode], lambda parts: None, name)()
+    layer = damaged(format_name, BITS[mode], lambda parts: None)()
     again = FORMATS[format_name].encode(layer)
-    specs = FORMATS[format_name].parts(PackTensor(f"{name}.weight", (32, 256), mode), BITS[mode])
+    specs = FORMATS[format_name].parts(
+        PackTensor(f"{layer.name}.weight", (32, 256), mode), BITS[mode]
+    )
     assert [s.nbytes for s in specs] == [p.nbytes for p in again]
     assert [s.shape for s in specs] == [p.shape for p in again]

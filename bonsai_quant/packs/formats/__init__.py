@@ -7,6 +7,8 @@ refuses values that no pack may hold.
 from __future__ import annotations
 
 from .bonsai import BonsaiFormat
+from .comfyui import ComfyuiFormat
+from .comfyui_packed import ComfyuiPackedFormat
 from .format import Format
 from .gemlite import GemliteFormat
 from .gguf import GgufFormat
@@ -21,6 +23,8 @@ _ROWS: tuple[Format, ...] = (
     SdnqFormat(),
     UnpackedFormat(),
     GgufFormat(),
+    ComfyuiFormat(),
+    ComfyuiPackedFormat(),
 )
 FORMATS = {row.name: row for row in _ROWS}
 FORMAT_NAMES = tuple(FORMATS)

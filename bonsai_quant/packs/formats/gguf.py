@@ -34,7 +34,6 @@ from bonsai_quant.core.schema import (
 )
 from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.quantization.bf16 import from_bf16
-from bonsai_quant.sources.families import detect, original_rows
 from bonsai_quant.storage.containers.gguf import ALIGN, KINDS, OTHER_KINDS, GgufTensor
 from bonsai_quant.storage.containers.gguf_reader import read_gguf
 from bonsai_quant.storage.containers.layout import Layout, gguf_layout
@@ -43,6 +42,7 @@ from .format import Format, json_bytes, stored_parts
 from .inventory import Inventory, action_of
 from .kept import Kept, exact_bf16, to_float16
 from .legal import canonical_scales, check_codes, check_equal
+from .original import detect_original, join, pieces, require_one_action, split, wholes
 
 PACKED: dict[Mode, str] = {"binary": "Q1_0", "ternary": "Q2_0"}
 OF_BITS = {BITS[mode]: kind for mode, kind in PACKED.items()}
@@ -61,16 +61,16 @@ class GgufKept:
 
     def parts(self, tensor: PackTensor) -> list[TensorSpec]:
         """Its rows, in their order in the original tensor."""
-        return pieces(tensor.name, kept_kind(tensor.shape), tensor.shape)
+        return _pieces(tensor, kept_kind(tensor.shape))
 
     def encode(self, tensor: PackTensor, values: np.ndarray) -> list[np.ndarray]:
         """Exact in bf16 and in float32."""
         one_axis = len(tensor.shape) == 1
-        return _split(tensor.name, values.astype(np.float32) if one_axis else exact_bf16(values))
+        return split(tensor.name, values.astype(np.float32) if one_axis else exact_bf16(values))
 
     def decode(self, tensor: PackTensor, parts: Sequence[np.ndarray]) -> np.ndarray:
         """Inverse of `encode`; refuses what fp16 and bf16 do not both hold."""
-        stored = _join(tensor.name, parts)
+        stored = join(tensor.name, parts)
         exact = stored if len(tensor.shape) == 1 else from_bf16(stored)
         return to_float16(exact, tensor.name)
 
@@ -92,7 +92,7 @@ class GgufFormat(Format):
 
     def parts(self, tensor: PackTensor, bits: int) -> list[TensorSpec]:
         """Its rows of blocks."""
-        return pieces(tensor.name, OF_BITS[bits], tensor.shape)
+        return _pieces(tensor, OF_BITS[bits])
 
     def encode(self, layer: PackedLayer) -> list[np.ndarray]:
         """Scale and code bytes of each block, one after the other."""
@@ -101,14 +101,14 @@ class GgufFormat(Format):
         scales = np.repeat(layer.scales.astype("<f2", copy=False), GROUP // kind.weights, axis=1)
         blocks[..., :SCALE] = np.ascontiguousarray(scales).view(np.uint8).reshape(out, -1, SCALE)
         blocks[..., SCALE:] = layer.codes.reshape(out, -1, kind.size - SCALE)
-        return _split(f"{layer.name}.weight", blocks.reshape(out, -1))
+        return split(f"{layer.name}.weight", blocks.reshape(out, -1))
 
     def decode(
         self, name: str, shape: tuple[int, int], bits: int, parts: Sequence[np.ndarray]
     ) -> PackedLayer:
         """Inverse of `encode`; refuses code 3, scales off the grid, and two scales in a group."""
         kind = KINDS[OF_BITS[bits]]
-        blocks = _join(f"{name}.weight", parts).reshape(shape[0], -1, kind.size)
+        blocks = join(f"{name}.weight", parts).reshape(shape[0], -1, kind.size)
         codes = np.ascontiguousarray(blocks[..., SCALE:]).reshape(shape[0], -1)
         check_codes(codes, bits, f"{name}.weight")
         scales = np.ascontiguousarray(blocks[..., :SCALE]).view("<f2")[..., 0].astype(np.float32)
@@ -146,60 +146,27 @@ def kept_kind(shape: tuple[int, ...]) -> str:
     return "F32" if len(shape) == 1 else "BF16"
 
 
-def pieces(name: str, kind: str, shape: tuple[int, ...]) -> list[TensorSpec]:
-    """What one of our tensors is of the original's: the whole, or some of its rows.
-
-    name: diffusers name.  kind: ggml's type.  -> names are `original` or `original[start:stop]`.
-    """
-    specs = []
-    for r in original_rows(name, shape[0]):
-        rows = GgufTensor(r.tensor, kind, (r.stop - r.start, *shape[1:]))
-        label = r.tensor if r.stop - r.start == r.height else f"{r.tensor}[{r.start}:{r.stop}]"
-        specs.append(TensorSpec(label, rows.dtype, rows.stored_shape))
-    return specs
-
-
-def _split(name: str, values: np.ndarray) -> list[np.ndarray]:
-    return [values[r.at : r.at + r.stop - r.start] for r in original_rows(name, len(values))]
-
-
-def _join(name: str, parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Inverse of `_split`."""
-    if len(parts) == 1:
-        return parts[0]
-    rows = original_rows(name, sum(map(len, parts)))
-    ordered = sorted(zip(rows, parts, strict=True), key=lambda pair: pair[0].at)
-    return np.concatenate([part for _, part in ordered])
+def _pieces(tensor: PackTensor, kind: str) -> list[TensorSpec]:
+    """What one of our tensors is of the original's, as a type of ggml stores its rows."""
+    stored = GgufTensor(tensor.name, kind, tensor.shape)
+    return pieces(tensor.name, stored.dtype, stored.stored_shape)
 
 
 def _gather(fmt: GgufFormat, info: PackInfo) -> list[tuple[GgufTensor, list[TensorSpec]]]:
     """The original tensors, each with its pieces in the order of their rows."""
-    by_original: dict[str, list[tuple[int, TensorSpec, PackTensor]]] = {}
-    for t in info.tensors:
-        specs = stored_parts(fmt, t, info.bits)
-        for rows, spec in zip(original_rows(t.name, t.shape[0]), specs, strict=True):
-            by_original.setdefault(rows.tensor, []).append((rows.start, spec, t))
+    specs = {s.name: s for t in info.tensors for s in stored_parts(fmt, t, info.bits)}
     gathered = []
-    for name, held in by_original.items():
-        held.sort(key=lambda h: h[0])
-        first = held[0][2]
-        if odd := next((t for _, _, t in held if t.packed != first.packed), None):
-            raise Unsupported(
-                f"is {odd.action} and {first.linear} is {first.action}, but gguf has both in "
-                f"{name}, which is of one type",
-                where=(f"tensor {odd.name}",),
-                hint="give both the same action in the recipe",
-            )
-        height = original_rows(first.name, first.shape[0])[0].height
+    for whole in wholes(info.tensors):
+        require_one_action(whole, fmt.name)
+        first = whole.held[0]
         kind = PACKED[info.mode] if first.packed else kept_kind(first.shape)
-        gathered.append(
-            (GgufTensor(name, kind, (height, *first.shape[1:])), [s for _, s, _ in held])
-        )
+        tensor = GgufTensor(whole.name, kind, (whole.height, *first.shape[1:]))
+        gathered.append((tensor, [specs[label] for label in whole.labels()]))
     return gathered
 
 
 def _inventory(path: Path, manifest: Manifest | None) -> Inventory:
-    """The stored pieces have the names that `pieces` gives them."""
+    """The stored pieces have the names that `_pieces` gives them."""
     present = {t.name: t for t in read_gguf(path).tensors}
     mode = _mode({t.kind for t in present.values()}, path)
     readable = (PACKED[mode], *KEPT)
@@ -210,10 +177,7 @@ def _inventory(path: Path, manifest: Manifest | None) -> Inventory:
             hint="see `bonsai-quant inspect` for what is in it",
         )
     dense = {n: StoredTensor(TensorSpec(n, "BF16", t.shape), path, 0) for n, t in present.items()}
-    model = detect(dense, str(path))
-    if model.layout != "original":
-        raise BadInput("has diffusers names; those of the original layout were expected",
-                       where=str(path), hint="convert again")  # fmt: skip
+    model = detect_original(dense, path)
     stored: dict[str, StoredTensor] = {}
     tensors = []
     for t in model.tensors:
@@ -224,10 +188,10 @@ def _inventory(path: Path, manifest: Manifest | None) -> Inventory:
             raise BadInput(f"is {whole.kind}, expected {kind}",
                            where=(path, f"tensor {whole.name}"), hint="convert again")  # fmt: skip
         row_bytes = whole.nbytes // whole.shape[0]
-        for piece, spec in zip(t.pieces, pieces(t.name, kind, t.shape), strict=True):
-            stored[spec.name] = StoredTensor(spec, path, whole.offset + piece.start * row_bytes)
         action = action_of(t.name.removesuffix(".weight"), mode, manifest) if packed else "keep"
         tensors.append(PackTensor(t.name, t.shape, action))
+        for piece, spec in zip(t.pieces, _pieces(tensors[-1], kind), strict=True):
+            stored[spec.name] = StoredTensor(spec, path, whole.offset + piece.start * row_bytes)
     if not any(t.packed for t in tensors):
         raise BadInput("holds no packed layer", where=str(path), hint="convert again")
     return Inventory(mode, stored, tuple(tensors))

@@ -13,7 +13,10 @@ from bonsai_quant.core.recipe import Recipe, apply_overrides
 from bonsai_quant.core.schema import MODES, Action, Mode, PackTensor, StoredTensor
 from bonsai_quant.packs import on_grid
 from bonsai_quant.packs.manifest import Manifest
-from bonsai_quant.sources.families import detect
+from bonsai_quant.sources.families import Model, detect
+from bonsai_quant.sources.families.model import ModelTensor
+
+from .original import rows_of
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ def packed_inventory(
                 where=(path, f"tensor {linear}"),
             )
         sizes[linear] = size(*both)
-    mode = _mode({bits for _, _, bits in sizes.values()}, path)
+    mode = mode_of_bits({bits for _, _, bits in sizes.values()}, path)
     packed = [
         PackTensor(f"{n}.weight", (out, width), action_of(n, mode, manifest))
         for n, (out, width, _) in sizes.items()
@@ -75,7 +78,8 @@ def packed_inventory(
     return Inventory(mode, stored, tuple(sorted(packed + kept, key=lambda t: t.name)))
 
 
-def _mode(bits: set[int], path: Path) -> Mode:
+def mode_of_bits(bits: set[int], path: Path) -> Mode:
+    """Of a pack, from the widths of its codes. Raises Unsupported unless it is one, 1 or 2."""
     if len(bits) != 1 or not bits <= {1, 2}:
         raise Unsupported(
             f"mixes code widths {sorted(bits)}",
@@ -99,9 +103,17 @@ def dense_inventory(
 ) -> Inventory:
     """The inventory of dense weights: the recipe tells what is packed, else the weights do."""
     model = detect(stored, str(path))
+    mode, tensors = dense_tensors(model, path, manifest)
+    return Inventory(mode, stored, tensors)
+
+
+def dense_tensors(
+    model: Model, path: Path, manifest: Manifest | None
+) -> tuple[Mode, tuple[PackTensor, ...]]:
+    """Mode and tensors of a pack that is a model of dense weights, in any layout."""
     packable = [t.name for t in model.tensors if t.packable]
     if manifest is None:
-        kinds = on_grid.kinds(stored[n] for n in packable)
+        kinds = on_grid.kinds(_first_piece(t) for t in model.tensors if t.packable)
         mode = on_grid.mode_of(kinds.values())
         actions: dict[str, Action] = {n: "keep" if k == "dense" else mode for n, k in kinds.items()}
         if off := [n for n, a in actions.items() if a == "keep"]:
@@ -109,7 +121,12 @@ def dense_inventory(
     else:
         mode, actions = manifest.mode, _recipe_actions(manifest, packable)
     tensors = (PackTensor(t.name, t.shape, actions.get(t.name, "keep")) for t in model.tensors)
-    return Inventory(mode, stored, tuple(tensors))
+    return mode, tuple(tensors)
+
+
+def _first_piece(tensor: ModelTensor) -> StoredTensor:
+    piece = tensor.pieces[0]
+    return rows_of(piece.stored, tensor.name, piece.start, piece.stop)
 
 
 def _recipe_actions(manifest: Manifest, packable: list[str]) -> dict[str, Action]:

@@ -36,11 +36,25 @@ class Layout:
 
 def safetensors_layout(specs: Sequence[TensorSpec], metadata: dict[str, str]) -> Layout:
     """One safetensors file, its tensors sorted by name."""
-    ordered = tuple(sorted(specs, key=lambda s: s.name))
-    header, starts = build_header(ordered, metadata)
-    offsets = {s.name: at for s, at in zip(ordered, starts, strict=True)}
-    size = starts[-1] + ordered[-1].nbytes if ordered else len(header)
-    return Layout(ordered, offsets, size, lambda _: [(0, header)])
+    return pieced_safetensors_layout([(s, [s]) for s in specs], metadata)
+
+
+def pieced_safetensors_layout(
+    tensors: Sequence[tuple[TensorSpec, Sequence[TensorSpec]]], metadata: dict[str, str]
+) -> Layout:
+    """One safetensors file, its tensors sorted by name.
+
+    tensors: each with the pieces that it is written in, which follow one another without a gap.
+    """
+    ordered = sorted(tensors, key=lambda t: t[0].name)
+    header, starts = build_header([t for t, _ in ordered], metadata)
+    specs: list[TensorSpec] = []
+    offsets: dict[str, int] = {}
+    end = len(header)
+    for (tensor, pieces), start in zip(ordered, starts, strict=True):
+        end = _place(tensor.name, tensor.nbytes, pieces, start, offsets)
+        specs += pieces
+    return Layout(tuple(specs), offsets, end, lambda _: [(0, header)])
 
 
 def torchzip_layout(specs: Sequence[TensorSpec]) -> Layout:
@@ -66,16 +80,25 @@ def gguf_layout(
     ordered = sorted(tensors, key=lambda t: t[0].name)
     header, starts = build_gguf_header([t for t, _ in ordered], metadata)
     specs: list[TensorSpec] = []
-    offsets, frames, end = {}, [(0, header)], len(header)
+    offsets: dict[str, int] = {}
+    frames, end = [(0, header)], len(header)
     for (tensor, pieces), start in zip(ordered, starts, strict=True):
-        at = start
-        for piece in pieces:
-            offsets[piece.name] = at
-            at += piece.nbytes
-        if at != start + tensor.nbytes:
-            raise AssertionError(f"{tensor.name}: pieces of {at - start} bytes for {tensor.nbytes}")
+        at = _place(tensor.name, tensor.nbytes, pieces, start, offsets)
         specs += pieces
         end = padded(at)
         if end > at:
             frames.append((at, bytes(end - at)))
     return Layout(tuple(specs), offsets, end, lambda _: frames)
+
+
+def _place(
+    name: str, size: int, pieces: Sequence[TensorSpec], start: int, offsets: dict[str, int]
+) -> int:
+    """Note where each piece of a tensor goes; -> the end of the tensor."""
+    at = start
+    for piece in pieces:
+        offsets[piece.name] = at
+        at += piece.nbytes
+    if at != start + size:
+        raise AssertionError(f"{name}: pieces of {at - start} bytes for {size}")
+    return at

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bonsai_quant.core.numbers import size
 from bonsai_quant.core.requirements import (
+    GEMLITE,
     HQQ,
     LOOK,
     MLX,
@@ -21,6 +22,8 @@ from bonsai_quant.core.requirements import (
 )
 from bonsai_quant.hub.client import token
 from bonsai_quant.hub.listing import cache_folder
+from bonsai_quant.runners import NVIDIA
+from bonsai_quant.runners.gemlite import tuned
 
 from . import machine
 
@@ -79,13 +82,15 @@ def _mlx() -> Finding:
 
 
 def _gemlite() -> Finding:
-    packages = ("torch", "triton", "gemlite")
-    finding = _needs("gemlite", packages, "kernels of gemlite packs")
+    use = "generate on an NVIDIA GPU, kernels of gemlite packs"
+    finding = _needs("gemlite", GEMLITE, use)
     if not finding.works:
         return finding
-    gpu = Path("/proc/driver/nvidia/version").exists()
-    how = "on the GPU" if gpu else "no NVIDIA driver: under Triton's interpreter, slowly"
-    return Finding("gemlite", True, f"{finding.detail}; {how}", use=finding.use)
+    how = "on the GPU" if NVIDIA.exists() else "no NVIDIA driver: kernels are checked, slowly"
+    folder = tuned.folder()
+    kept = size(machine.folder_bytes(folder)) if folder.is_dir() else "nothing yet"
+    detail = f"{finding.detail}; {how}; tuned blocks: {kept} in {_short(folder)}"
+    return Finding("gemlite", True, detail, use=use)
 
 
 def _memory() -> Finding:
@@ -111,12 +116,16 @@ def _login() -> Finding:
 
 def _cache() -> Finding:
     folder = cache_folder()
-    try:
-        shown = f"~/{folder.relative_to(Path.home())}"
-    except ValueError:
-        shown = str(folder)
     held = size(machine.folder_bytes(folder)) if folder.is_dir() else "nothing yet"
-    return Finding("cache", True, f"{held} in {shown}", use="downloads from the Hub")
+    return Finding("cache", True, f"{held} in {_short(folder)}", use="downloads from the Hub")
+
+
+def _short(folder: Path) -> str:
+    """A folder with ~ for the home it lies in."""
+    try:
+        return f"~/{folder.relative_to(Path.home())}"
+    except ValueError:
+        return str(folder)
 
 
 def _disk() -> Finding:

@@ -24,6 +24,9 @@ LIKENESS = ("torch", "torchmetrics")
 HQQ = ("hqq", "torch", "transformers", "accelerate")
 """What makes and runs the text encoder of a gemlite deployment."""
 
+GEMLITE = ("torch", "triton", "gemlite")
+"""What runs gemlite's kernels."""
+
 MLX = ("mlx", "mlx-lm", "transformers")
 """What the mlx runner needs."""
 MLX_SINCE = (0, 32, 4)

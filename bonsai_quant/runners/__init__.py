@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bonsai_quant.core.errors import unknown
-from bonsai_quant.core.requirements import MLX, RUN, missing
+from bonsai_quant.core.requirements import GEMLITE, MLX, RUN, missing
 
 from .backend import Backend
 
@@ -16,9 +17,22 @@ if TYPE_CHECKING:
 
     from .runner import Runner
 
+NVIDIA = Path("/proc/driver/nvidia/version")
+"""There where an NVIDIA driver is loaded."""
+
 
 def _anywhere(pipeline: Pipeline) -> bool:
     return True
+
+
+def _packs_on_cuda(pipeline: Pipeline) -> bool:
+    """An NVIDIA driver first: without one nothing needs to be imported to know."""
+    if pipeline.pack is None or not NVIDIA.exists():
+        return False
+    from .gemlite.card import has_card
+    from .gemlite.runner import is_faster
+
+    return has_card() and is_faster(pipeline)
 
 
 def _packs_on_apple(pipeline: Pipeline) -> bool:
@@ -28,6 +42,13 @@ def _packs_on_apple(pipeline: Pipeline) -> bool:
 
 _ROWS = (
     Backend("torch", "torch.runner", "TorchRunner", RUN, _anywhere),
+    Backend(
+        "gemlite",
+        "gemlite.runner",
+        "GemliteRunner",
+        tuple(dict.fromkeys((*RUN, *GEMLITE))),
+        _packs_on_cuda,
+    ),
     Backend("mlx", "mlx.runner", "MlxRunner", MLX, _packs_on_apple),
 )
 RUNNERS = {row.name: row for row in _ROWS}
@@ -37,7 +58,11 @@ REFERENCE = "torch"
 
 
 def open_runner(pipeline: Pipeline, backend: str = "auto") -> Runner:
-    """The runner of this name; auto: mlx for a pack on Apple silicon, else torch."""
+    """The runner of this name.
+
+    auto: for a pack mlx on Apple silicon, and gemlite on an NVIDIA GPU where it is faster; else
+    torch.
+    """
     if backend not in (*RUNNERS, "auto"):
         raise unknown("backend", backend, ("auto", *RUNNERS))
     row = _choose(pipeline) if backend == "auto" else RUNNERS[backend]
@@ -46,5 +71,5 @@ def open_runner(pipeline: Pipeline, backend: str = "auto") -> Runner:
 
 
 def _choose(pipeline: Pipeline) -> Backend:
-    suited = (r for r in reversed(_ROWS) if r.suits(pipeline) and not missing(r.packages))
+    suited = (r for r in reversed(_ROWS) if not missing(r.packages) and r.suits(pipeline))
     return next(suited, RUNNERS[REFERENCE])

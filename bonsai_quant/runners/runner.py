@@ -32,7 +32,7 @@ class Runner(Protocol):
     name: str
     pipeline: Pipeline
     computes: str
-    """float32 or bfloat16."""
+    """float32, bfloat16 or float16."""
 
     def encode(self, prompts: Sequence[str], length: int) -> NDArray[np.float32]:
         """Hidden states of the prompts [n, length, width], padded or cut to `length` tokens."""

@@ -54,7 +54,7 @@ TABLE = [
     ("generate mini-klein-ternry -p x", 2, "model or pack", "generate mini-klein-ternary -p x"),
     ("verify mini-klein-ternary --level kernle", 2, "'kernle'", "--level kernel"),
     ("verify mini-klein-ternary --backend mxl", 2, "'mxl'", "--backend mlx"),
-    (f"{PAINT} --backend cuda", 2, "'cuda'", "choose auto or torch or mlx"),
+    (f"{PAINT} --backend cuda", 2, "'cuda'", "choose auto or torch or gemlite or mlx"),
     ("score mini-klein-ternary --split tset", 2, "'tset'", "--split test"),
     ("fold mini-klein --calibration c --moves heds", 2, "'heds'", "--moves heads"),
     ("calibrate mini-klein --solver exact", 2, "'exact'", "choose weighted or gptq"),

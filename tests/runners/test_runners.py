@@ -154,7 +154,7 @@ def test_a_packed_linear_is_its_dense_weight_some_rows_at_a_time(monkeypatch, bi
     t = codes.astype(np.float32) - 1 if bits == 2 else 2 * codes.astype(np.float32) - 1
     dense = torch.from_numpy(t * np.repeat(scales.astype(np.float32), 128, 1))
     assert torch.equal(layer.rows(0, shape[0]), dense)
-    assert torch.equal(packed._decode(layer.codes, layer.scales.float(), bits), dense)
+    assert torch.equal(packed.decode_on_device(layer.codes, layer.scales.float(), bits), dense)
     x = torch.randn(2, 3, shape[1])
     for at_once in (1, 1000, 1 << 22):
         monkeypatch.setattr(packed, "AT_ONCE", at_once)
@@ -219,7 +219,7 @@ def test_mlx_runs_packs_only_and_unknown_backends_are_named(standin):
     pytest.importorskip("mlx_lm")
     with pytest.raises(Unsupported, match="--backend torch"):
         open_runner(locate(str(standin)), "mlx")
-    with pytest.raises(UsageError, match="auto or torch or mlx"):
+    with pytest.raises(UsageError, match="auto or torch or gemlite or mlx"):
         open_runner(locate(str(standin)), "tinygrad")
 
 

@@ -55,7 +55,7 @@ class PackedLinear(RowsLinear):
         """s * t."""
         codes, scales = self.codes[start:stop], self.scales[start:stop]
         if codes.device.type != "cpu":
-            return _decode(codes, scales.float(), self.bits)
+            return decode_on_device(codes, scales.float(), self.bits)
         return torch.from_numpy(decoded(codes.numpy(), scales.numpy(), self.bits))
 
 
@@ -83,8 +83,8 @@ class KeptEmbedding(nn.Module):  # type: ignore[misc]
         return functional.embedding(ids, self.weight).float()
 
 
-def _decode(codes: torch.Tensor, scales: torch.Tensor, bits: int) -> torch.Tensor:
-    """The same in torch, for a device: codes [rows, bytes], scales [rows, groups] -> [rows, in]."""
+def decode_on_device(codes: torch.Tensor, scales: torch.Tensor, bits: int) -> torch.Tensor:
+    """s * t in torch, for a device: codes [rows, bytes], scales [rows, groups] -> [rows, in]."""
     shifts = torch.arange(0, 8, bits, device=codes.device, dtype=torch.uint8)
     digits = ((codes[..., None] >> shifts) & (2**bits - 1)).view(*scales.shape, GROUP).float()
     levels = digits - 1 if bits == 2 else 2 * digits - 1

@@ -146,7 +146,7 @@ class TorchRunner:
 
             with held(self.pipeline.pack, check=not self.pipeline.unverified) as pack:
                 model = packed_transformer(pack)
-            return model if self.device.type == "cpu" else model.to(self.device, self.dtype)
+            return model if self.device.type == "cpu" else self._moved(model)
         folder = self.pipeline.part("transformer")
         model = Flux2Transformer2DModel.from_pretrained(
             folder, torch_dtype=_stored_dtype(folder), local_files_only=True, use_safetensors=True
@@ -170,10 +170,17 @@ class TorchRunner:
 
     def _on_device(self, model: nn.Module) -> nn.Module:
         if self.device.type != "cpu":
-            return model.to(self.device, self.dtype).eval()
+            return self._moved(model).eval()
         from .transformer import keep_small
 
         return keep_small(model.eval())
+
+    def _moved(self, model: nn.Module) -> nn.Module:
+        """To the device, in what is computed there, past diffusers' own warning about dtypes."""
+        from torch import nn
+
+        moved: nn.Module = nn.Module.to(model, self.device, self.dtype)
+        return moved
 
     def _decode(self, vae: Any, latents: Latents) -> NDArray[np.float32]:
         import torch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bonsai_quant.core.errors import BadInput
+from bonsai_quant.core.schema import PackTensor
 from bonsai_quant.packs.read import Pack
 
 from .packed_linear import KeptEmbedding, KeptLinear, PackedLinear, RowsLinear
@@ -41,13 +42,20 @@ def _in_float(value: torch.Tensor) -> torch.Tensor:
 
 def packed_transformer(pack: Pack) -> Flux2Transformer2DModel:
     """The model of a pack, its big linears held as the pack holds them."""
-    from diffusers import Flux2Transformer2DModel
-
     from .chunked_feed_forward import in_chunks
+
+    return in_chunks(filled_transformer(pack, _packed_linear))
+
+
+def filled_transformer(
+    pack: Pack, linear: Callable[[Pack, PackTensor], nn.Module]
+) -> Flux2Transformer2DModel:
+    """diffusers' model with the module that `linear` makes of each packed tensor."""
+    from diffusers import Flux2Transformer2DModel
 
     with torch.device("meta"):
         model = Flux2Transformer2DModel.from_config(pack.info.config)
-    for name, part in _parts(pack):
+    for name, part in _parts(pack, linear):
         try:
             if isinstance(part, nn.Parameter):
                 model.get_submodule(name).weight = part
@@ -60,15 +68,21 @@ def packed_transformer(pack: Pack) -> Flux2Transformer2DModel:
     left = [n for n, p in model.named_parameters() if p.is_meta]
     if left:
         raise BadInput(f"lacks {left[0]}", where=str(pack.folder), hint="convert again")
-    return in_chunks(model).eval().requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 
-def _parts(pack: Pack) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
+def _packed_linear(pack: Pack, tensor: PackTensor) -> PackedLinear:
+    layer = pack.layer(tensor)
+    codes, scales = (torch.from_numpy(np.array(a)) for a in (layer.codes, layer.scales))
+    return PackedLinear(codes, scales, layer.bits)
+
+
+def _parts(
+    pack: Pack, linear: Callable[[Pack, PackTensor], nn.Module]
+) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
     for t in pack.info.tensors:
         if t.packed:
-            layer = pack.layer(t)
-            codes, scales = (torch.from_numpy(np.array(a)) for a in (layer.codes, layer.scales))
-            yield t.linear, PackedLinear(codes, scales, layer.bits)
+            yield t.linear, linear(pack, t)
             continue
         values = torch.from_numpy(np.array(pack.kept(t)))
         if len(t.shape) == 2:

@@ -31,12 +31,12 @@ from .pictures import (
     settings_of,
 )
 
-LIMITS = {"float32": 1e-4, "bfloat16": 5e-2}
+LIMITS = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest relative error of a velocity whose weights are the same numbers.
 
 float32: sums of up to 12,288 products in another order differ by sqrt(12,288) * 2^-24 = 7e-6 of
 their size, 25 blocks one after the other by a few times that. bfloat16: the unit is 2^-8 = 4e-3,
-and every block rounds several times.
+and every block rounds several times. float16: the unit is 2^-11, an eighth of that.
 """
 LEAST_COSINE = 0.5
 """Below this a velocity has lost its source.

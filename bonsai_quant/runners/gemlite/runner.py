@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bonsai_quant.core.errors import Unsupported
 from bonsai_quant.packs.integrity import held
 from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.runners.picture_settings import read_benchmark
-from bonsai_quant.runners.sampling import PIXELS
+from bonsai_quant.runners.sampling import PIXELS, Velocity
+from bonsai_quant.runners.tokens import Reference
 from bonsai_quant.runners.torch.runner import TorchRunner
 
 from . import card, tuned
@@ -47,12 +48,11 @@ class GemliteRunner(TorchRunner):
         self.ways: Counter[Way] = Counter()
 
     @contextmanager
-    def _bound(
-        self, load: Callable[[], nn.Module], call: Callable[..., Any], *more: Any
-    ) -> Iterator[Any]:
+    def transformer(self, references: Sequence[Reference] = ()) -> Iterator[Velocity]:
+        """The transformer; `ways` counts the products that went through it."""
         self.ways.clear()
-        with super()._bound(load, call, *more) as bound:
-            yield bound
+        with super().transformer(references) as velocity:
+            yield velocity
         if self.ways["gemlite"]:
             tuned.keep(self.device)
         elif self.ways:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -13,6 +14,7 @@ pytest.importorskip("diffusers")
 from click.testing import CliRunner  # noqa: E402
 
 from bonsai_quant import convert  # noqa: E402
+from bonsai_quant.core.errors import EnvironmentFault  # noqa: E402
 from bonsai_quant.runners.gemlite import rule  # noqa: E402
 from bonsai_quant.verification.kernels import gemlite as kernels  # noqa: E402
 from bonsai_quant.verification.kernels.gemlite_process import ChildAnswer  # noqa: E402
@@ -151,3 +153,14 @@ def test_a_card_is_named(monkeypatch):
     facts = gpu_check._machine(torch.device("cuda"))
     assert (facts["card"], facts["compute capability"]) == ("NVIDIA L4", "8.9")
     assert facts["memory"] == "23.0 GB"
+
+
+def test_the_client_of_the_benchmark_is_not_run_without_a_card(tiny, monkeypatch):
+    from benchmarks.clients import gemlite as client
+
+    monkeypatch.setenv(rule.VARIABLE, "0")  # put back afterwards
+    state = np.zeros((2, 2, 2, 64), np.float32), 0.5, np.zeros((2, 3, 192), np.float32)
+    with pytest.raises(EnvironmentFault, match=r"^not run: no card \("):
+        client.velocity(tiny.pack, *state)
+    with gpu_check.standing_in(), client._open:
+        assert client.velocity(tiny.pack, *state).shape == (2, 2, 2, 64)

@@ -181,6 +181,8 @@ def test_golden_bytes_of_one_row():
     levels, scale = FORMATS["sdnq"].encode(layer)
     assert levels[:2].tolist() == [1 + 2 * 4 + 3 * 16 + 1 * 64, 2 + 3 * 4 + 1 * 16 + 2 * 64]
     assert scale.tolist() == [[0x3C80]]
+    levels, scale = FORMATS["diffusers"].encode(layer)
+    assert (levels[0, :2].tolist(), scale.tolist()) == (packed[:2].tolist(), [[2.0**-6]])
     (dense,) = FORMATS["unpacked"].encode(layer)
     assert dense.view(ml_dtypes.bfloat16).astype(np.float32)[0, :3].tolist() == [-(2**-6), 0, 2**-6]
 
@@ -224,6 +226,8 @@ DAMAGE = {
     "gemlite zero": ("gemlite", 1, put(2, (1, 6), -1.5), "row 6, group 1"),
     "gemlite metadata": ("gemlite", 2, put(3, 2, 64), "field 2"),
     "gemlite shape": ("gemlite", 2, put(4, 0, 33), "orig_shape"),
+    "diffusers code 3": ("diffusers", 2, put(0, (4, 6), 0xC0), "row 4, column 27"),
+    "diffusers scale": ("diffusers", 1, put(1, (3, 1), -0.5), "row 3, group 1"),
     "sdnq code -2": ("sdnq", 2, put(0, 5 * 64 + 3, 0x54), "row 5, column 12"),
     "sdnq zero point": ("sdnq", 1, put(2, (5, 1, 0), 0x3C80), "row 5, group 1"),
     "sdnq scale off the grid": ("sdnq", 2, put(1, (5, 1, 0), 0x0001), "row 5, group 1"),

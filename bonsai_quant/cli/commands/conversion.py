@@ -51,7 +51,7 @@ def convert(
     """Round a model into ternary or binary packs.
 
     Each format is one folder in OUT: bonsai for exchange, mlx for Macs, gemlite for NVIDIA GPUs,
-    unpacked and sdnq for diffusers, gguf for stable-diffusion.cpp. Rounding alone
+    unpacked, diffusers and sdnq for diffusers, gguf for stable-diffusion.cpp. Rounding alone
     costs quality; `recover` wins most of it back.
 
     \b

@@ -9,6 +9,7 @@ from __future__ import annotations
 from .bonsai import BonsaiFormat
 from .comfyui import ComfyuiFormat
 from .comfyui_packed import ComfyuiPackedFormat
+from .diffusers import DiffusersFormat
 from .format import Format
 from .gemlite import GemliteFormat
 from .gguf import GgufFormat
@@ -20,6 +21,7 @@ _ROWS: tuple[Format, ...] = (
     BonsaiFormat(),
     MlxFormat(),
     GemliteFormat(),
+    DiffusersFormat(),
     SdnqFormat(),
     UnpackedFormat(),
     GgufFormat(),

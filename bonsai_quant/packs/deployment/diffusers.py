@@ -1,4 +1,4 @@
-"""A deployment for diffusers with sdnq: a whole pipeline.
+"""A deployment for diffusers, with our plug-in or with sdnq: a whole pipeline.
 
 The text encoder has the layers that are read. The other components are as they are.
 """

@@ -14,7 +14,7 @@ setup: $(VENV)/.ready ## make the environment in .venv, with all extras
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[run,train,mlx,gemlite,dev]'
+	$(PIP) --editable '.[run,train,mlx,gemlite,onnx,dev]'
 	touch $@
 
 demo: setup      ## convert, verify, compare and score mini-klein, the model in the package

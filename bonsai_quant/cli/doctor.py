@@ -13,10 +13,13 @@ from bonsai_quant.core.requirements import (
     HQQ,
     LOOK,
     MLX,
+    ONNX,
+    ONNXRUNTIME_SINCE,
     RUN,
     TRAIN,
     install,
     installed,
+    is_since,
     missing,
     mlx_is_new,
 )
@@ -55,6 +58,7 @@ def doctor() -> tuple[Finding, ...]:
         _needs("train", (*RUN, *TRAIN), "calibrate, distill, recover"),
         _mlx(),
         _gemlite(),
+        _onnx(),
         _needs("hqq", HQQ, "text encoders of gemlite packs in 4 bits", extra="gemlite"),
         Finding("processor", True, machine.processor()),
         _memory(),
@@ -91,6 +95,15 @@ def _gemlite() -> Finding:
     kept = size(machine.folder_bytes(folder)) if folder.is_dir() else "nothing yet"
     detail = f"{finding.detail}; {how}; tuned blocks: {kept} in {_short(folder)}"
     return Finding("gemlite", True, detail, use=use)
+
+
+def _onnx() -> Finding:
+    finding = _needs("onnx", ONNX, "kernels of onnx packs")
+    version = installed("onnxruntime")
+    if version and not is_since(version, ONNXRUNTIME_SINCE):
+        why = f"onnxruntime {version}: no codes of 2 bits"
+        return Finding("onnx", False, why, install("onnx"), finding.use)
+    return finding
 
 
 def _memory() -> Finding:

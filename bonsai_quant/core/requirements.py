@@ -32,6 +32,11 @@ MLX = ("mlx", "mlx-lm", "transformers")
 MLX_SINCE = (0, 32, 4)
 """Earlier versions of mlx do not raise on 1-bit codes: they end the process."""
 
+ONNX = ("onnxruntime",)
+"""What runs the kernels of onnx packs."""
+ONNXRUNTIME_SINCE = (1, 24)
+"""Earlier versions of onnxruntime multiply with codes of 4 and 8 bits alone."""
+
 
 def installed(name: str) -> str | None:
     """The version of an installed package, without importing it; None if it is not there."""
@@ -68,10 +73,14 @@ def require(names: tuple[str, ...], extra: str) -> None:
         raise EnvironmentFault(problem, hint=install(extra))
 
 
+def is_since(version: str, first: tuple[int, ...]) -> bool:
+    """Whether a version is this one or a later one."""
+    return tuple(int(n) for n in version.split(".")[:3] if n.isdecimal()) >= first
+
+
 def mlx_is_new(version: str) -> bool:
     """Whether this version of mlx runs 1-bit codes."""
-    numbers = tuple(int(n) for n in version.split(".")[:3] if n.isdecimal())
-    return numbers >= MLX_SINCE
+    return is_since(version, MLX_SINCE)
 
 
 def check_mlx() -> None:

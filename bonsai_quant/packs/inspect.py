@@ -39,8 +39,8 @@ class Inspection:
 
 
 def inspect(path: str | Path) -> tuple[Inspection, ...]:
-    """Every pack at `path`, or the checkpoint, the bare safetensors, .pt or .gguf file, or the
-    picture of `generate`.
+    """Every pack at `path`, or the checkpoint, the bare safetensors, .pt, .gguf or .onnx file, or
+    the picture of `generate`.
 
     A shipped model's name stands for its folder, unless there is a path of that name.
     """
@@ -134,6 +134,8 @@ def _plain(path: Path) -> Inspection:
     """A file of another model: its tensors are listed, no more."""
     if path.suffix == ".gguf":
         return _gguf(path)
+    if path.suffix == ".onnx":
+        return _onnx(path)
     if path.suffix == ".pt":
         from bonsai_quant.storage.containers.torchzip_reader import read_index
 
@@ -165,6 +167,24 @@ def _gguf(path: Path) -> Inspection:
         ("dtypes", _dtypes(specs)),
     )
     return Inspection(path, "gguf", facts, specs)
+
+
+def _onnx(path: Path) -> Inspection:
+    """Tensors that lie in the file or beside it, and how many of each operator there are."""
+    from bonsai_quant.storage.containers.onnx_reader import read_onnx
+
+    header = read_onnx(path)
+    specs = tuple(
+        sorted((TensorSpec(t.name, t.dtype, t.shape) for t in header.tensors), key=lambda s: s.name)
+    )
+    operators = Counter(n.op for n in header.nodes)
+    facts = (
+        ("tensors", str(len(specs))),
+        ("tensor data", f"{sum(s.nbytes for s in specs)} bytes"),
+        ("dtypes", _dtypes(specs)),
+        ("operators", ", ".join(f"{n} {op}" for op, n in sorted(operators.items()))),
+    )
+    return Inspection(path, "onnx", facts, specs)
 
 
 def _dtypes(specs: Iterable[TensorSpec]) -> str:

@@ -18,7 +18,8 @@ from .manifest import NAME as MANIFEST
 from .manifest import Manifest
 from .read import Pack
 
-WEIGHT_ENDINGS = (".safetensors", ".pt", ".bin", ".pth", ".ckpt", ".gguf", ".npz")
+WEIGHT_ENDINGS = (".safetensors", ".pt", ".bin", ".pth", ".ckpt", ".gguf", ".npz", ".onnx",
+                  ".onnx.data", ".onnx_data")  # fmt: skip
 
 
 def wrong_files(folder: Path, manifest: Manifest) -> list[str]:

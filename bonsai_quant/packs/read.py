@@ -14,12 +14,10 @@ from bonsai_quant.core.errors import BadInput, VerificationFailed
 from bonsai_quant.core.schema import PackedLayer, PackInfo, PackTensor, StoredTensor, TensorSpec
 from bonsai_quant.packs.formats.format import all_specs, stored_parts
 from bonsai_quant.packs.formats.kept import nearest_kept
-from bonsai_quant.sources.checkpoint import free_fields
-from bonsai_quant.sources.families import Model, detect
-from bonsai_quant.sources.families.model import check_config
-from bonsai_quant.storage import fs, tensors
-from bonsai_quant.storage.strict_json import strict_json
+from bonsai_quant.sources.families import detect
+from bonsai_quant.storage import tensors
 
+from .config import config_of
 from .find import PackFolder, look, require_packs
 from .formats import FORMATS, Format
 from .manifest import Manifest
@@ -108,7 +106,7 @@ def open_pack(place: Path | PackFolder) -> Pack:
     fmt = FORMATS[name]
     inventory = fmt.inventory(path, manifest)
     model = detect(_as_checkpoint(inventory.tensors, path), str(path))
-    config = _config(path.parent, model)
+    config = config_of(path.parent, model)
     info = PackInfo(model.base, inventory.mode, config, inventory.tensors)
     _check_specs(fmt, info, inventory.stored, manifest is None, path)
     return Pack(folder.path, fmt, info, inventory.stored, manifest, folder.foreign or {})
@@ -117,21 +115,6 @@ def open_pack(place: Path | PackFolder) -> Pack:
 def _as_checkpoint(tensors: tuple[PackTensor, ...], path: Path) -> dict[str, StoredTensor]:
     """The model's tensors as a checkpoint would hold them, for its family to recognise."""
     return {t.name: StoredTensor(TensorSpec(t.name, "BF16", t.shape), path, 0) for t in tensors}
-
-
-def _config(folder: Path, model: Model) -> dict[str, Any]:
-    """What the shapes tell, and what only the pack's config.json can, where there is one."""
-    path = folder / "config.json"
-    if not path.is_file():
-        return dict(model.config)
-    try:
-        config = strict_json(fs.read_small(path))
-    except ValueError as e:
-        raise BadInput(f"is not JSON: {e}", where=str(path), hint="convert again") from e
-    if not isinstance(config, dict):
-        raise BadInput("is not an object", where=str(path), hint="convert again")
-    check_config(config, model, str(path))
-    return dict(model.config) | free_fields(config, path)
 
 
 def _check_specs(

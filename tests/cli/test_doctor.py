@@ -67,7 +67,7 @@ def test_text_and_json_tell_the_same_without_network(home, no_network, run):
 
 def test_each_extra_that_is_missing_has_its_command_on_a_line_of_its_own(home, bare, run):
     text = run("doctor").out.splitlines()
-    for extra in ("run", "train", "mlx", "gemlite"):
+    for extra in ("run", "train", "mlx", "gemlite", "onnx"):
         assert [line for line in text if line == f"  {install(extra)}"]
     assert len([line for line in text if line.startswith("  pip install -e")]) == 4
     for line in text:

@@ -183,6 +183,9 @@ def test_golden_bytes_of_one_row():
     assert scale.tolist() == [[0x3C80]]
     levels, scale = FORMATS["diffusers"].encode(layer)
     assert (levels[0, :2].tolist(), scale.tolist()) == (packed[:2].tolist(), [[2.0**-6]])
+    blocks, scale = FORMATS["onnx"].encode(layer)
+    assert blocks.tolist() == [[packed.tolist()]]
+    assert scale.view(np.uint16).tolist() == [[0x2400]]
     (dense,) = FORMATS["unpacked"].encode(layer)
     assert dense.view(ml_dtypes.bfloat16).astype(np.float32)[0, :3].tolist() == [-(2**-6), 0, 2**-6]
 
@@ -231,6 +234,9 @@ DAMAGE = {
     "sdnq code -2": ("sdnq", 2, put(0, 5 * 64 + 3, 0x54), "row 5, column 12"),
     "sdnq zero point": ("sdnq", 1, put(2, (5, 1, 0), 0x3C80), "row 5, group 1"),
     "sdnq scale off the grid": ("sdnq", 2, put(1, (5, 1, 0), 0x0001), "row 5, group 1"),
+    "onnx code 3": ("onnx", 2, put(0, (5, 1, 2), 0x70), "row 5, column 138"),
+    "onnx binary code 1": ("onnx", 1, put(0, (5, 1, 2), 0x82 | 0x10), "row 5, column 138"),
+    "onnx scale negative": ("onnx", 2, put(1, (5, 1), -1), "row 5, group 1"),
     "unpacked third level": ("unpacked", 2, put(0, (7, 130), 0x3F81), "row 7"),
     "unpacked zero in binary": ("unpacked", 1, put(0, (7, 130), 0), "row 7, column 130"),
     "comfyui third level": ("comfyui", 2, put(0, (7, 130), 0x3F81), "row 7"),

@@ -51,8 +51,8 @@ def convert(
     """Round a model into ternary or binary packs.
 
     Each format is one folder in OUT: bonsai for exchange, mlx for Macs, gemlite for NVIDIA GPUs,
-    unpacked, diffusers and sdnq for diffusers, gguf for stable-diffusion.cpp. Rounding alone
-    costs quality; `recover` wins most of it back.
+    unpacked, diffusers and sdnq for diffusers, gguf for stable-diffusion.cpp, onnx for
+    onnxruntime and browsers. Rounding alone costs quality; `recover` wins most of it back.
 
     \b
     bonsai-quant convert mini-klein --mode ternary -o packs

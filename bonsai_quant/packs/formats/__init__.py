@@ -14,6 +14,7 @@ from .format import Format
 from .gemlite import GemliteFormat
 from .gguf import GgufFormat
 from .mlx import MlxFormat
+from .onnx import OnnxFormat
 from .sdnq import SdnqFormat
 from .unpacked import UnpackedFormat
 
@@ -27,6 +28,7 @@ _ROWS: tuple[Format, ...] = (
     GgufFormat(),
     ComfyuiFormat(),
     ComfyuiPackedFormat(),
+    OnnxFormat(),
 )
 FORMATS = {row.name: row for row in _ROWS}
 FORMAT_NAMES = tuple(FORMATS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bonsai_quant.core.schema import TensorSpec
 
-from . import torchzip
+from . import onnx, torchzip
 from .gguf import GgufTensor, padded
 from .gguf import build_header as build_gguf_header
 from .safetensors import build_header
@@ -102,3 +102,16 @@ def _place(
     if at != start + size:
         raise AssertionError(f"{name}: pieces of {at - start} bytes for {size}")
     return at
+
+
+def onnx_layout(specs: Sequence[TensorSpec]) -> Layout:
+    """The weights beside an ONNX model, sorted by name, each at a multiple of its alignment."""
+    ordered = tuple(sorted(specs, key=lambda s: s.name))
+    offsets: dict[str, int] = {}
+    gaps, end = [], 0
+    for spec in ordered:
+        start = onnx.padded(end)
+        if start > end:
+            gaps.append((end, bytes(start - end)))
+        offsets[spec.name], end = start, start + spec.nbytes
+    return Layout(ordered, offsets, end, lambda _: gaps)

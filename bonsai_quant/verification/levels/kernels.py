@@ -1,4 +1,4 @@
-"""Level kernel: the real kernels of MLX and gemlite on these bytes, against float64 products."""
+"""Level kernel: the kernels of MLX, gemlite and onnxruntime on these bytes, against float64."""
 
 from __future__ import annotations
 

@@ -22,8 +22,9 @@ def velocity(
 ) -> NDArray[np.float32]:
     """The velocity [n, tokens, channels] at a state.
 
-    z: [n, tokens, channels], the picture's tokens and those of references after them.  sigma: 1 is
-    noise, 0 the picture.  captions: [n, length, width].  img_ids, txt_ids: [tokens, 4], [length, 4].
+    z: [n, tokens, channels], the picture's tokens and those of references after them.
+    sigma: 1 is noise, 0 the picture.  captions: [n, length, width].
+    img_ids, txt_ids: [tokens, 4] and [length, 4].
     """
     result: NDArray[np.float32]
     (result,) = _session(pack_folder).run(

@@ -25,7 +25,7 @@ from bonsai_quant.core import requirements
 from bonsai_quant.core.requirements import install
 
 SECRET = "hf_notforanybodyseyes"
-PARTS = ["core", "run", "train", "mlx", "gemlite", "hqq", "processor", "memory", "gpu", "login",
+PARTS = ["core", "run", "train", "mlx", "gemlite", "hqq", "onnx", "processor", "memory", "gpu", "login",
          "cache", "disk"]  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def test_each_extra_that_is_missing_has_its_command_on_a_line_of_its_own(home, b
     text = run("doctor").out.splitlines()
     for extra in ("run", "train", "mlx", "gemlite", "onnx"):
         assert [line for line in text if line == f"  {install(extra)}"]
-    assert len([line for line in text if line.startswith("  pip install -e")]) == 4
+    assert len([line for line in text if line.startswith("  pip install -e")]) == 5
     for line in text:
         if line.startswith("  "):
             assert shlex.split(line)[0] in ("pip", "hf")

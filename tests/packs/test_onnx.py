@@ -181,7 +181,11 @@ def more_bits(model):
 
 HOSTILE = {
     "another offset": (lambda m: place(m, "offset", "4096"), "starts at byte 4096, expected", 3),
-    "an offset past the end": (lambda m: place(m, "offset", str(10**12)), "starts at byte .*, expected", 3),
+    "an offset past the end": (
+        lambda m: place(m, "offset", str(10**12)),
+        "starts at byte",
+        3,
+    ),
     "a negative offset": (lambda m: place(m, "offset", "-4096"), "has the offset '-4096'", 3),
     "a wrong length": (lambda m: place(m, "length", "5"), "has 5 bytes, and its shape takes", 3),
     "a file elsewhere": (lambda m: place(m, "location", "../secret"), "lies in '../secret'", 3),
@@ -272,8 +276,12 @@ def test_truncated_anywhere_a_model_is_refused(packs):
 
 
 def test_other_files_are_named(folder):
-    for content, kind in ((b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
-                          (b"<!DOCTYPE html>", "a web page"), (b"GGUF\3\0\0\0", "a GGUF file")):  # fmt: skip
+    others = {
+        b"version https://git-lfs.github.com/spec/v1\n": "a Git LFS pointer",
+        b"<!DOCTYPE html>": "a web page",
+        b"GGUF\3\0\0\0": "a GGUF file",
+    }
+    for content, kind in others.items():
         (folder / MODEL).write_bytes(content)
         with pytest.raises(BadInput, match=f"is not an ONNX model but {kind}"):
             open_pack(folder)

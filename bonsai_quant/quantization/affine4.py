@@ -86,7 +86,7 @@ def _quantize(weight, words, scales, biases):  # type: ignore[no-untyped-def]
 def decode(words: np.ndarray, scales: np.ndarray, biases: np.ndarray) -> np.ndarray:
     """code * s + b in float32: the weights that MLX's products of float32 inputs compute with.
 
-    words: [rows, in / 8] uint32.  scales, biases: [rows, in / 64] float32 -> [rows, in] float32.
+    words: [rows, in / 8] uint32.  scales, biases: [rows, groups] float32 -> [rows, in] float32.
     """
     out = np.empty((words.shape[0], words.shape[1] * 8), np.float32)
     _decode(words, scales, biases, out)
@@ -95,9 +95,10 @@ def decode(words: np.ndarray, scales: np.ndarray, biases: np.ndarray) -> np.ndar
 
 @kernel
 def _decode(words, scales, biases, out):  # type: ignore[no-untyped-def]
+    per_group = words.shape[1] // scales.shape[1]
     for r in range(scales.shape[0]):
         for g in range(scales.shape[1]):
-            for w in range(g * 8, g * 8 + 8):
+            for w in range(g * per_group, (g + 1) * per_group):
                 word = words[r, w]
                 for k in range(8):
                     code = np.float32((word >> np.uint32(4 * k)) & np.uint32(15))

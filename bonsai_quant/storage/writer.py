@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,17 +66,30 @@ class WeightFile:
 
     def put(self, name: str, data: np.ndarray) -> None:
         """Write a tensor's data, of exactly the planned size."""
-        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
-        spec, start = self._specs[name], self.layout.offsets[name]
-        if len(flat) != spec.nbytes:
-            raise AssertionError(f"{name}: {len(flat)} bytes for a place of {spec.nbytes}")
-        sums = _Running(self.layout.needs_crc)
-        for at in range(0, len(flat), PIECE):
-            piece = flat[at : at + PIECE]
-            sums.update(piece)
-            fs.pwrite_all(self.fd, piece, start + at, self.path)
-        with self._lock:
-            self.sums[name] = sums.result()
+        if data.nbytes != self._specs[name].nbytes:
+            nbytes = self._specs[name].nbytes
+            raise AssertionError(f"{name}: {data.nbytes} bytes for a place of {nbytes}")
+        self.stream(name)(data)
+
+    def stream(self, name: str) -> Callable[[np.ndarray], None]:
+        """What writes a tensor's data when it is called with one piece after the other."""
+        spec, sums, done = self._specs[name], _Running(self.layout.needs_crc), 0
+
+        def add(data: np.ndarray) -> None:
+            nonlocal done
+            flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+            if done + len(flat) > spec.nbytes:
+                raise AssertionError(f"{name}: more than the {spec.nbytes} bytes of its place")
+            for at in range(0, len(flat), PIECE):
+                piece = flat[at : at + PIECE]
+                sums.update(piece)
+                fs.pwrite_all(self.fd, piece, self.layout.offsets[name] + done + at, self.path)
+            done += len(flat)
+            if done == spec.nbytes:
+                with self._lock:
+                    self.sums[name] = sums.result()
+
+        return add
 
     def holds(self, name: str, sums: Sums) -> bool:
         """Whether an earlier run wrote this tensor completely; if so it counts as written."""

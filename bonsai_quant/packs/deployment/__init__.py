@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bonsai_quant.sources.components import Components
 
-from . import diffusers, encoder_file, gemlite, mlx
+from . import diffusers, encoder_file, gemlite, mlx, sdnq
 from .contents import Beside, Deployment
 from .hqq_process import child_bytes as hqq_bytes
 
@@ -17,7 +17,7 @@ DEPLOYMENTS: Mapping[str, Callable[[Components], Deployment]] = {
     "diffusers": diffusers.deployment,
     "gemlite": gemlite.deployment,
     "mlx": mlx.deployment,
-    "sdnq": diffusers.deployment,
+    "sdnq": sdnq.deployment,
 }
 
 

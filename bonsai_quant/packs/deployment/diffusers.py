@@ -1,6 +1,6 @@
-"""A deployment for diffusers, with our plug-in or with sdnq: a whole pipeline.
+"""A deployment for diffusers with our plug-in: a whole pipeline.
 
-The text encoder has the layers that are read. The other components are as they are.
+The text encoder has the layers that are read, in 16 bits. The other components are as they are.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ def deployment(parts: Components) -> Deployment:
     """What stands beside `transformer/`, so that `from_pretrained` loads the folder."""
     encoder, config, beside = in_16_bits(parts)
     others = [f for part in ("", *FOLDERS) if part != "text_encoder" for f in parts.of(part)]
-    small = {INDEX: json_bytes(_index(parts))} | config
+    small = {INDEX: json_bytes(pipeline_index(parts))} | config
     return Deployment({f.name: f for f in (*others, *beside)}, small, encoder)
 
 
-def _index(parts: Components) -> dict[str, Any]:
+def pipeline_index(parts: Components) -> dict[str, Any]:
     """model_index.json, by which diffusers finds the class of each component."""
     names = {component: classes[0] for component, classes in CLASSES.items()}
     names["tokenizer"] = parts.tokenizer

@@ -28,7 +28,8 @@ BLOCK = 8 << 20
 
 def memory(scheme: Scheme, encoder: TextEncoder, threads: int) -> int:
     """Bytes at the worst moment: blocks in flight, and the largest tensors' codes."""
-    largest = max(sum(s.nbytes for s in scheme.specs(t.spec)) for t in encoder.tensors)
+    packed = (t.spec for t in encoder.tensors if scheme.packed(t.spec))
+    largest = max((sum(s.nbytes for s in scheme.specs(spec)) for spec in packed), default=0)
     return (2 * (2 * threads + 2) + threads) * 2 * BLOCK + 2 * largest
 
 
@@ -50,10 +51,10 @@ def write(
         with Pool(threads) as pool:
             for path in encoder.files:
                 hasher = hashlib.sha256()
-                for data, work in _read(path, scheme, encoder, file, tell):
+                for data, work, in_order in _read(path, scheme, encoder, file, tell):
                     # One hashing thread: the order of submission is the order of the bytes.
                     pool.submit(hasher.update, data.data.cast("B"), hashing=True)
-                    pool.submit(work, data)
+                    pool.submit(work, data, hashing=in_order)
                 pool.drain()
                 digests[path] = hasher.hexdigest()
         size, sha256 = file.finish()
@@ -71,8 +72,8 @@ def _read(
     encoder: TextEncoder,
     file: WeightFile,
     tell: Callable[[int], None],
-) -> Iterator[tuple[np.ndarray, Work]]:
-    """Every byte of a file, in order, each block with what is to be done with it."""
+) -> Iterator[tuple[np.ndarray, Work, bool]]:
+    """Every byte of a file, in order: blocks, what is to be done with each, whether in order."""
     expected = {t.spec.name: t for t in (*encoder.tensors, *encoder.unused) if t.path == path}
     unused = {t.spec.name for t in encoder.unused}
     fd, info = fs.open_regular(path)
@@ -80,11 +81,14 @@ def _read(
         header = parse_header(fd, info.st_size, path)
         if {t.spec.name: t for t in header.tensors} != expected:
             raise fs.changed(path)
-        yield np.frombuffer(fs.pread(fd, header.data_start, 0, path), np.uint8), _nothing
+        yield np.frombuffer(fs.pread(fd, header.data_start, 0, path), np.uint8), _nothing, True
         for stored in header.tensors:
-            tensor = None if stored.spec.name in unused else _Tensor(stored, scheme, file, tell)
+            at: Callable[[int], Work] = _left_out
+            packed = scheme.packed(stored.spec)
+            if stored.spec.name not in unused:
+                at = (_Packed if packed else _Kept)(stored, scheme, file, tell).at
             for row, data in _blocks(stored, fd):
-                yield data, _nothing if tensor is None else tensor.at(row)
+                yield data, at(row), not packed
         if fs.identity(os.fstat(fd)) != fs.identity(info):
             raise fs.changed(path)
     finally:
@@ -93,6 +97,11 @@ def _read(
 
 def _nothing(data: np.ndarray) -> None:
     """For bytes that are only hashed."""
+
+
+def _left_out(row: int) -> Work:
+    """For tensors that are only hashed."""
+    return _nothing
 
 
 def _blocks(stored: StoredTensor, fd: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -107,8 +116,30 @@ def _blocks(stored: StoredTensor, fd: int) -> Iterator[tuple[int, np.ndarray]]:
         yield row, data.view(NUMPY_DTYPE[stored.spec.dtype]).reshape(n, -1)
 
 
-class _Tensor:
-    """Collects the blocks of one tensor, from any thread, and writes it when it is whole."""
+class _Kept:
+    """Writes one tensor without codes, block after block."""
+
+    def __init__(
+        self,
+        stored: StoredTensor,
+        scheme: Scheme,
+        file: WeightFile,
+        tell: Callable[[int], None],
+    ) -> None:
+        self.stored, self.scheme, self.tell = stored, scheme, tell
+        self.write = file.stream(stored.spec.name)
+
+    def at(self, row: int) -> Work:
+        """What is to be done with any block; they come in order."""
+        return self._add
+
+    def _add(self, data: np.ndarray) -> None:
+        self.write(data if self.scheme.kept is None else _as_bf16(self.stored, data))
+        self.tell(data.nbytes)
+
+
+class _Packed:
+    """Collects the codes of one tensor, from any thread, and writes them when it is whole."""
 
     def __init__(
         self,
@@ -118,8 +149,7 @@ class _Tensor:
         tell: Callable[[int], None],
     ) -> None:
         self.stored, self.scheme, self.file, self.tell = stored, scheme, file, tell
-        self.rows = stored.spec.shape[0] if len(stored.spec.shape) == 2 else 1
-        self.missing = self.rows
+        self.missing = stored.spec.shape[0]
         self.arrays: tuple[np.ndarray, ...] = ()
         self.lock = threading.Lock()
 
@@ -128,10 +158,11 @@ class _Tensor:
         return lambda data: self._add(row, data)
 
     def _add(self, row: int, data: np.ndarray) -> None:
-        parts = self._parts(data)
+        parts = self.scheme.quantize(_as_bf16(self.stored, data))
         with self.lock:
             if not self.arrays:
-                self.arrays = tuple(np.empty((self.rows, p.shape[1]), p.dtype) for p in parts)
+                rows = self.stored.spec.shape[0]
+                self.arrays = tuple(np.empty((rows, p.shape[1]), p.dtype) for p in parts)
         for array, part in zip(self.arrays, parts, strict=True):
             array[row : row + len(data)] = part
         with self.lock:
@@ -141,29 +172,26 @@ class _Tensor:
             self._finish()
         self.tell(data.nbytes)
 
-    def _parts(self, data: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What is stored of some rows."""
-        from bonsai_quant.quantization.affine4 import not_finite
-        from bonsai_quant.quantization.bf16 import to_bf16
-
-        spec = self.stored.spec
-        packed = self.scheme.packed(spec)
-        if not packed and self.scheme.kept is None:
-            return (data,)
-        bits = data if spec.dtype == "BF16" else to_bf16(data)
-        if (bad := not_finite(bits)) is not None:
-            raise BadInput(
-                f"{float(_values(data, spec.dtype)[bad]):g} does not fit bf16",
-                where=(self.stored.path, f"tensor {spec.name}"),
-                hint="fetch the text encoder again, or pass --transformer-only",
-            )
-        return self.scheme.quantize(bits) if packed else (bits,)
-
     def _finish(self) -> None:
         # What is done must not stay in memory.
         arrays, self.arrays = self.arrays, ()
         for spec, array in zip(self.scheme.specs(self.stored.spec), arrays, strict=True):
             self.file.put(spec.name, array)
+
+
+def _as_bf16(stored: StoredTensor, data: np.ndarray) -> np.ndarray:
+    """Stored values as bf16 bits; refuses what they cannot hold."""
+    from bonsai_quant.quantization.affine4 import not_finite
+    from bonsai_quant.quantization.bf16 import to_bf16
+
+    bits = data if stored.spec.dtype == "BF16" else to_bf16(data)
+    if (bad := not_finite(bits)) is not None:
+        raise BadInput(
+            f"{float(_values(data, stored.spec.dtype)[bad]):g} does not fit bf16",
+            where=(stored.path, f"tensor {stored.spec.name}"),
+            hint="fetch the text encoder again, or pass --transformer-only",
+        )
+    return bits
 
 
 def _values(data: np.ndarray, dtype: str) -> np.ndarray:

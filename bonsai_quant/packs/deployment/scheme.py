@@ -12,9 +12,10 @@ from bonsai_quant.sources.components import TextEncoder
 from bonsai_quant.storage.containers.layout import Layout, safetensors_layout
 
 BITS, GROUP, PER_WORD = 4, 64, 8
+SDNQ_GROUP = 32
 
 Codes = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""words [rows, in / 8] uint32, scales and biases [rows, in / 64] bf16 bits."""
+"""words [rows, in / 8] uint32, scales and biases [rows, groups] bf16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,8 @@ class Scheme:
         return safetensors_layout(stored, {"format": self.library})
 
 
-def has_groups(spec: TensorSpec) -> bool:
-    """Whether a tensor can have codes: a matrix whose width holds whole groups."""
+def _every_matrix(spec: TensorSpec) -> bool:
+    """As in mlx-lm: a matrix whose width holds whole groups."""
     return len(spec.shape) == 2 and spec.shape[1] % GROUP == 0
 
 
@@ -66,8 +67,32 @@ def _by_mlxs_rule(rows: np.ndarray) -> Codes:
     return quantize(rows)
 
 
-MLX = Scheme("mlx", has_groups, _mlx_parts, _by_mlxs_rule)
+def _linears_of_layers(spec: TensorSpec) -> bool:
+    whole_groups = len(spec.shape) == 2 and spec.shape[1] % SDNQ_GROUP == 0
+    return whole_groups and spec.name.startswith("model.layers.")
+
+
+def _sdnq_parts(spec: TensorSpec) -> list[TensorSpec]:
+    (out, n), module = spec.shape, spec.name.removesuffix(".weight")
+    scales = (out, n // SDNQ_GROUP, 1) if n > SDNQ_GROUP else (out, 1)
+    return [
+        TensorSpec(spec.name, "U8", (out * n * BITS // 8,)),
+        TensorSpec(f"{module}.scale", "BF16", scales),
+        TensorSpec(f"{module}.zero_point", "BF16", scales),
+    ]
+
+
+def _by_least_squares(rows: np.ndarray) -> Codes:
+    from bonsai_quant.quantization.affine4_fit import fit
+
+    return fit(rows, SDNQ_GROUP)
+
+
+MLX = Scheme("mlx", _every_matrix, _mlx_parts, _by_mlxs_rule)
 """MLX's affine 4 bits, bit for bit, as mlx-lm names them: every matrix, the embedding too."""
+
+SDNQ = Scheme("pt", _linears_of_layers, _sdnq_parts, _by_least_squares)
+"""sdnq's `uint4` in the linears of the layers; the embedding, which is the head too, stays."""
 
 WHOLE = Scheme("pt", lambda _: False, _mlx_parts, _by_mlxs_rule, kept=None)
 """As it is."""

@@ -22,7 +22,7 @@ from bonsai_quant.packs.read import Pack
 from bonsai_quant.quantization.dequantize import weights
 from bonsai_quant.runners.text import load_tokenizer, loading, one_line
 
-from .text_encoder import QUANTIZED, load_quantized
+from .text_encoder import load_quantized
 
 if TYPE_CHECKING:
     from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
@@ -59,7 +59,7 @@ def open_pipeline(place: str | Path, *, pipeline: str | None = None) -> Flux2Kle
 
 
 def _components(pipeline: Pipeline) -> dict[str, Any]:
-    """The parts that a deployment brings; its text encoder stays in its 4 bits, to save memory."""
+    """The parts that a deployment brings; a text encoder in 4 bits stays so, to save memory."""
     import torch
     from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler
     from transformers import Qwen3Model
@@ -71,8 +71,7 @@ def _components(pipeline: Pipeline) -> dict[str, Any]:
         if scheduler.is_dir()
         else FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         "text_encoder": load_quantized(text, torch.float32, torch.device("cpu"))
-        if text.name in QUANTIZED
-        else Qwen3Model.from_pretrained(text, use_safetensors=True, **local),
+        or Qwen3Model.from_pretrained(text, use_safetensors=True, **local),
         "tokenizer": load_tokenizer(pipeline.part("tokenizer")),
         "vae": AutoencoderKLFlux2.from_pretrained(
             pipeline.part("vae"), use_safetensors=True, **local

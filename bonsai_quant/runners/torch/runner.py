@@ -30,7 +30,7 @@ from bonsai_quant.sources.components import NEEDED_LAYERS
 from bonsai_quant.storage.containers.safetensors import read_header
 
 from .dense import check_packages, quiet
-from .text_encoder import QUANTIZED, load_quantized
+from .text_encoder import load_quantized
 
 if TYPE_CHECKING:
     import torch
@@ -126,8 +126,9 @@ class TorchRunner:
         from transformers import Qwen3Config, Qwen3Model
 
         folder = self.pipeline.part("text_encoder")
-        if folder.name in QUANTIZED:
-            return load_quantized(folder, self.dtype, self.device)
+        quantized = load_quantized(folder, self.dtype, self.device)
+        if quantized is not None:
+            return quantized
         config = Qwen3Config.from_pretrained(folder, local_files_only=True)
         # Layers after the last that is read are left out; one more stays, for the last is normed.
         config.num_hidden_layers = min(config.num_hidden_layers, NEEDED_LAYERS)

@@ -1,4 +1,4 @@
-"""The text encoders of deployments, in torch: MLX's 4 bits, or HQQ's through hqq itself."""
+"""The text encoders of deployments, in torch: 4 bits of MLX or sdnq, or HQQ's by hqq itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bonsai_quant.core.errors import BadInput, Unsupported
 from bonsai_quant.core.requirements import HQQ, require
+from bonsai_quant.runners.four_bits import four_bits
 from bonsai_quant.runners.text import loading
 from bonsai_quant.sources.components import NEEDED_LAYERS
 from bonsai_quant.storage.strict_json import read_json
@@ -17,18 +18,20 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-QUANTIZED = ("text_encoder-mlx-4bit", "text_encoder-hqq-4bit")
-"""Folders of text encoders that transformers alone cannot load."""
+HQQ_FOLDER = "text_encoder-hqq-4bit"
 
 
-def load_quantized(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The text encoder of one of the folders QUANTIZED, computing in `dtype`."""
-    if folder.name == QUANTIZED[0]:
-        from .affine4 import load_four_bit
+def load_quantized(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module | None:
+    """A text encoder in 4 bits, computing in `dtype`; None for one that is not in codes."""
+    if folder.name == HQQ_FOLDER:
+        return _by_hqq(folder, dtype, device)
+    stored = four_bits(folder)
+    if stored is None:
+        return None
+    from .affine4 import load_four_bit
 
-        with loading("transformers", folder):
-            return load_four_bit(folder, dtype).to(device)
-    return _by_hqq(folder, dtype, device)
+    with loading("transformers", folder):
+        return load_four_bit(folder, stored, dtype).to(device)
 
 
 def _by_hqq(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:

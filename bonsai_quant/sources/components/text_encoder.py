@@ -109,8 +109,11 @@ def _config(path: Path) -> dict[str, Any]:
         kind = config.get("model_type") if isinstance(config, dict) else config
         raise Unsupported(f"is for {str(kind)[:80]!r}, not a Qwen3 text encoder", where=str(path))
     if config.get("attention_bias") or "quantization_config" in config:
-        what = "has biases" if config.get("attention_bias") else "is quantized already"
-        raise Unsupported(f"{what}, which Klein's text encoder does not", where=str(path))
+        if config.get("attention_bias"):
+            raise Unsupported("has biases, which Klein's text encoder does not", where=str(path))
+        raise Unsupported(
+            "is quantized already", where=str(path), hint="give the source's pipeline"
+        )
     for key in SIZES:
         value, most = config.get(key), MAX_LAYERS if key == "num_hidden_layers" else 1 << 24
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:

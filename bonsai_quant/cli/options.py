@@ -132,6 +132,11 @@ lora = click.option(
     help="LoRA to merge before rounding; repeat for more. Without :SCALE it is merged with 1.",
     shell_complete=completion.file,
 )
+lora_partial = click.option(
+    "--lora-partial",
+    is_flag=True,
+    help="Ignore the modules of a LoRA that this model does not have.",
+)
 
 _CONVERSION = (
     mode,
@@ -149,11 +154,7 @@ _CONVERSION = (
         shell_complete=completion.file,
     ),
     lora,
-    click.option(
-        "--lora-partial",
-        is_flag=True,
-        help="Ignore the modules of a LoRA that this model does not have.",
-    ),
+    lora_partial,
     formats,
     click.option(
         "--transformer-only",

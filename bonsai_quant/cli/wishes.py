@@ -49,6 +49,8 @@ def generate_arguments(
         words = words or [str(facts["seed"])]
         options["size"] = options["size"] or f"{facts['width']}x{facts['height']}"
         options["steps"] = options["steps"] or facts.get("num_inference_steps")
+        if facts.get("lora") and not options["lora"]:
+            log.warning("%s was painted with a LoRA: name that with --lora", like)
         if facts.get("images_sha256") and not options["images"]:
             log.warning("%s was made from another picture: name that with --image", like)
     return {"prompts": check_prompts(texts), "seeds": parse_seeds(words, count), **options}

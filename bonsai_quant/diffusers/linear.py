@@ -24,7 +24,7 @@ class PackedLinear(packed_linear.PackedLinear, nn.Linear):  # type: ignore[misc]
     ) -> None:
         nn.Module.__init__(self)  # that of nn.Linear would make a weight
         self.out_features, self.in_features, self.bits = out_features, in_features, bits
-        self.compute_dtype = compute_dtype
+        self.compute_dtype, self.adapter = compute_dtype, None  # PEFT has its own
         made: dict[str, Any] = {"device": "meta"}
         self.register_buffer(
             "codes", torch.empty(out_features, in_features * bits // 8, dtype=torch.uint8, **made)

@@ -25,6 +25,7 @@ SHOWN = {
     "format": "format",
     "source": "source",
     "weights_sha256": "weights sha256",
+    "lora": "lora",
     "runner": "runner",
     "computes": "computes in",
     "made_by": "made by",
@@ -92,4 +93,13 @@ def shown_facts(path: Path) -> tuple[tuple[str, str], ...]:
         return ((PARAMETERS, found[PARAMETERS]),)
     facts = read_facts(path)
     facts["size"] = f"{facts['width']}x{facts['height']}"
+    if facts.get("lora"):
+        facts["lora"] = ", ".join(_lora(a) for a in facts["lora"])
     return tuple((name, str(facts[k])) for k, name in SHOWN.items() if facts.get(k) is not None)
+
+
+def _lora(record: Any) -> str:
+    """FILE:SCALE, as it was typed."""
+    if not isinstance(record, dict):
+        return str(record)
+    return f"{record.get('name')}:{record.get('scale')}"

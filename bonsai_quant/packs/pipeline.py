@@ -13,6 +13,7 @@ from typing import Any
 from bonsai_quant.core.errors import BadInput, Unsupported, UsageError
 from bonsai_quant.sources.components import CLASS, INDEX
 from bonsai_quant.sources.components.layout import CLASSES, PLACES
+from bonsai_quant.sources.lora import Adapter
 from bonsai_quant.sources.remote import cached_pipeline
 from bonsai_quant.sources.shipped import find_shipped
 from bonsai_quant.storage.strict_json import read_json
@@ -27,12 +28,14 @@ class Pipeline:
     """What is to be run. folder: that of its components; a pack replaces the transformer there.
 
     unverified: run a pack whose bytes are not those of its manifest, too.
+    loras: that run beside the pack's weights.
     """
 
     name: str
     folder: Path
     pack: Pack | None
     unverified: bool = False
+    loras: tuple[Adapter, ...] = ()
 
     @property
     def distilled(self) -> bool:

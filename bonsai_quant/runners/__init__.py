@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bonsai_quant.core.errors import unknown
+from bonsai_quant.core.errors import UsageError, unknown
 from bonsai_quant.core.requirements import GEMLITE, MLX, RUN, missing
 
 from .backend import Backend
@@ -41,13 +41,14 @@ def _packs_on_apple(pipeline: Pipeline) -> bool:
 
 
 _ROWS = (
-    Backend("torch", "torch.runner", "TorchRunner", RUN, _anywhere),
+    Backend("torch", "torch.runner", "TorchRunner", RUN, _anywhere, adapts=True),
     Backend(
         "gemlite",
         "gemlite.runner",
         "GemliteRunner",
         tuple(dict.fromkeys((*RUN, *GEMLITE))),
         _packs_on_cuda,
+        adapts=True,
     ),
     Backend("mlx", "mlx.runner", "MlxRunner", MLX, _packs_on_apple),
 )
@@ -66,10 +67,15 @@ def open_runner(pipeline: Pipeline, backend: str = "auto") -> Runner:
     if backend not in (*RUNNERS, "auto"):
         raise unknown("backend", backend, ("auto", *RUNNERS))
     row = _choose(pipeline) if backend == "auto" else RUNNERS[backend]
+    if pipeline.loras and not row.adapts:
+        raise UsageError(
+            f"the {row.name} runner takes no LoRA", hint=f"leave --backend out, or give {REFERENCE}"
+        )
     runner: Runner = getattr(import_module(f"{__name__}.{row.module}"), row.cls)(pipeline)
     return runner
 
 
 def _choose(pipeline: Pipeline) -> Backend:
-    suited = (r for r in reversed(_ROWS) if not missing(r.packages) and r.suits(pipeline))
+    able = [r for r in reversed(_ROWS) if r.adapts or not pipeline.loras]
+    suited = (r for r in able if not missing(r.packages) and r.suits(pipeline))
     return next(suited, RUNNERS[REFERENCE])

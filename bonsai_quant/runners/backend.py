@@ -16,7 +16,7 @@ class Backend:
 
     module, cls: where its class is, under `runners`; called with a pipeline it gives a Runner.
     packages: without these `auto` passes it over.  suits: whether `auto` may take it for a
-    pipeline on this machine.
+    pipeline on this machine.  adapts: whether it runs LoRAs beside a pack's weights.
     """
 
     name: str
@@ -24,3 +24,4 @@ class Backend:
     cls: str
     packages: tuple[str, ...]
     suits: Callable[[Pipeline], bool]
+    adapts: bool = False

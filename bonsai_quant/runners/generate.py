@@ -18,11 +18,13 @@ from bonsai_quant.core.version import TOOL, __version__
 from bonsai_quant.packs.integrity import listed_weights, require_whole
 from bonsai_quant.packs.picture_facts import texts
 from bonsai_quant.packs.pipeline import Pipeline, locate
+from bonsai_quant.packs.provenance import lora_record
 from bonsai_quant.storage import fs
 
 from . import open_runner
 from .album import Album
 from .edit_images import read_picture
+from .loras import with_loras
 from .memory_meter import Stage
 from .memory_need import check_memory
 from .picture_settings import MAX_STEPS, read_benchmark
@@ -72,6 +74,8 @@ def generate(
     images: Sequence[str | Path] = (),
     backend: str = "auto",
     pipeline: str | None = None,
+    lora: Sequence[str] | str = (),
+    lora_partial: bool = False,
     max_memory: int | None = None,
     unverified: bool = False,
     overwrite: bool = False,
@@ -85,7 +89,10 @@ def generate(
     a folder for more, which gets an index.json, or None for PROMPT-SEED.png in the current folder.
     size: WIDTHxHEIGHT [what the pipeline is meant for, else 512x512].
     images: pictures that the prompts refer to, for editing.
-    pipeline: the other parts of a pack [its source].  max_memory: refuse to load more bytes.
+    pipeline: the other parts of a pack [its source].
+    lora: FILE or FILE:SCALE each, run beside a pack's weights.
+    lora_partial: leave out what those files hold for other models.
+    max_memory: refuse to load more bytes.
     unverified: run a pack whose files are not those of its manifest.
     resume: paint only what the folder lacks.  save_steps: also write what each step foresees.
     progress: told of the components, and of every step.
@@ -94,6 +101,7 @@ def generate(
     if len(wishes) > MAX_PICTURES:
         raise UsageError(f"{len(wishes)} pictures; at most {MAX_PICTURES} in one run")
     located = replace(locate(str(place), pipeline=pipeline), unverified=unverified)
+    located = with_loras(located, lora, partial=lora_partial)
     settings = choose_settings(located, size, steps)
     n_steps = settings.num_inference_steps if save_steps else 0
     album = Album(
@@ -208,6 +216,9 @@ def describe(
     }  # fmt: skip
     if images:
         facts["images_sha256"] = list(images)
+    if pipeline.loras:
+        kept = {"name", "scale", "sha256", "config"}
+        facts["lora"] = [lora_record(a).model_dump(include=kept) for a in pipeline.loras]
     pack = pipeline.pack
     if pack is None:
         return facts

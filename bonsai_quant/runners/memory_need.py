@@ -9,6 +9,7 @@ from bonsai_quant.core.numbers import size
 from bonsai_quant.core.schema import PictureSettings
 from bonsai_quant.packs.pipeline import Pipeline
 
+from .loras import bytes_of
 from .sampling import PIXELS
 
 ON_THE_WAY = 100 << 20
@@ -39,7 +40,7 @@ def needed(pipeline: Pipeline, settings: PictureSettings) -> int:
     decoding = 4 * settings.height * settings.width * 1000
     return max(
         _stored_bytes(pipeline.part("text_encoder")) + passing,
-        _transformer_bytes(pipeline) + passing,
+        _transformer_bytes(pipeline) + bytes_of(pipeline.loras) + passing,
         2 * _stored_bytes(pipeline.part("vae")) + decoding,
     )
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from bonsai_quant.cli.wishes import generate_arguments
 from bonsai_quant.packs.picture_facts import read_facts
 from tests.support import fake_runner
 
@@ -170,3 +171,14 @@ def test_ctrl_c_names_the_command_that_goes_on(runner, run, monkeypatch, tmp_pat
     told = run("score", "toy").err.splitlines()[-1]
     assert told == "interrupted; with -o FOLDER, a run can be continued"
     assert "continue with: " in run("score", "toy", "-o", "kept").err
+
+
+def test_like_a_picture_with_a_lora_asks_for_the_file(paint, caplog, monkeypatch):
+    facts = {"prompt": CIRCLE, "seed": 3, "width": 64, "height": 64, "lora": [{"name": "a"}]}
+    monkeypatch.setattr("bonsai_quant.cli.wishes.read_facts", lambda path: facts)
+    asked = generate_arguments(
+        prompts=(), file=None, seeds=(), count=None, like="b.png", size=None, steps=None,
+        images=(), lora=(), resume=False,
+    )  # fmt: skip
+    assert (asked["prompts"], asked["size"]) == ([CIRCLE], "64x64")
+    assert "b.png was painted with a LoRA: name that with --lora" in caplog.text

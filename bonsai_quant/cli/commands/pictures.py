@@ -91,6 +91,14 @@ noise_seed = shared.seed("Seed of the noise that pictures start from.")
     metavar="N",
     help="Denoising steps. [default: the pipeline's, 4]",
 )
+@click.option(
+    "--lora",
+    multiple=True,
+    metavar="FILE:SCALE",
+    help="LoRA to run beside a pack's weights; repeat for more. Without :SCALE it counts 1.",
+    shell_complete=completion.file,
+)
+@shared.lora_partial
 @shared.choice(
     "--backend",
     default="auto",

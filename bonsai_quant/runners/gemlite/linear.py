@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from bonsai_quant.core.schema import GROUP, PackTensor
 from bonsai_quant.packs.formats import FORMATS
@@ -26,12 +25,12 @@ INPUT, OUTPUT, META = 5, 6, 8
 
 
 class GemliteLinear(RowsLinear):
-    """x [..., in] -> [..., out], plus adapter(x) where there is one.
+    """x [..., in] -> [..., out].
 
     parts: a layer as gemlite packs store it; of these three are kept on the device.
     W_q: [in * bits / 8, out] uint8.  scales, zeros: [in / 128, out] in the dtype computed in, which
     holds them exactly; weight = code * scale + zero.  metadata: gemlite's 12 arguments.
-    ways: how many products went which way.  adapter: a side path, such as x -> B(Ax).
+    ways: how many products went which way.
     """
 
     def __init__(
@@ -42,7 +41,6 @@ class GemliteLinear(RowsLinear):
         super().__init__(w_q.shape[1], scales.shape[0] * GROUP)
         self.bits = 8 * len(w_q) // self.in_features
         self.metadata = _arguments(self.bits, dtype)
-        self.adapter: nn.Module | None = None
         self.ways: Counter[Way] = Counter() if ways is None else ways
         self.register_buffer("W_q", torch.from_numpy(w_q.copy()).to(device))
         for name, array in (("scales", scales), ("zeros", zeros)):
@@ -53,7 +51,9 @@ class GemliteLinear(RowsLinear):
         rows = x.numel() // x.shape[-1]
         way = way_of(rows, self.out_features, self.in_features, self.bits)
         self.ways[way] += 1
-        y = self._by_gemlite(x, rows) if way == "gemlite" else super().forward(x)
+        if way != "gemlite":
+            return super().forward(x)
+        y = self._by_gemlite(x, rows)
         return y if self.adapter is None else y + self.adapter(x)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:

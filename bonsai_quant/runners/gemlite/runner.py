@@ -72,6 +72,7 @@ class GemliteRunner(TorchRunner):
             model = filled_transformer(
                 pack, lambda p, t: from_pack(p, t, self.dtype, self.device, self.ways)
             )
+        self._adapt(model)
         return self._moved(model)
 
 

@@ -13,16 +13,22 @@ from torch.nn import functional
 from bonsai_quant.core.schema import GROUP
 from bonsai_quant.quantization.dequantize import decoded
 
+from .adapter import LowRank
+
 AT_ONCE = 1 << 22
 """Weights decoded at a time: 16 MiB of float32."""
 
 
 class RowsLinear(nn.Module):  # type: ignore[misc]
-    """x [..., in] -> x W' [..., out], W by some rows at a time."""
+    """x [..., in] -> x W' [..., out], W by some rows at a time.
+
+    adapter: what is added to the product, where LoRAs run beside the weight.
+    """
 
     def __init__(self, out_features: int, in_features: int) -> None:
         super().__init__()
         self.out_features, self.in_features = out_features, in_features
+        self.adapter: LowRank | None = None
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Rows [start, stop) of the weight as float32 [rows, in]."""
@@ -39,7 +45,7 @@ class RowsLinear(nn.Module):  # type: ignore[misc]
         for at in range(start, stop, step):
             end = min(at + step, stop)
             y[..., at - start : end - start] = functional.linear(x, self.rows(at, end).to(x.dtype))
-        return y
+        return y if self.adapter is None else y.add_(self.adapter.part(x, start, stop))
 
 
 class PackedLinear(RowsLinear):

@@ -147,12 +147,19 @@ class TorchRunner:
 
             with held(self.pipeline.pack, check=not self.pipeline.unverified) as pack:
                 model = packed_transformer(pack)
+            self._adapt(model)
             return model if self.device.type == "cpu" else self._moved(model)
         folder = self.pipeline.part("transformer")
         model = Flux2Transformer2DModel.from_pretrained(
             folder, torch_dtype=_stored_dtype(folder), local_files_only=True, use_safetensors=True
         )
         return self._on_device(model)
+
+    def _adapt(self, model: nn.Module) -> None:
+        if self.pipeline.loras:
+            from .adapter import adapt
+
+            adapt(model, self.pipeline.loras)
 
     def _autoencoder(self, without: str) -> nn.Module:
         import torch

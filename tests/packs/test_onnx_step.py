@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bonsai_quant import export
+from bonsai_quant import convert, export
 from bonsai_quant.packs.read import open_one
 from bonsai_quant.runners.tokens import position_ids, text_position_ids
+from tests.support import models
 
 pytestmark = pytest.mark.heavy
 
@@ -18,6 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs/how-to/export.md"
 MODES = ("ternary", "binary")
 LIMIT = 1e-5
 """Of the relative error of a velocity; sums in another order leave below 1e-6."""
+MANY_HEADS = ((1, 1), {"h": 384, "i": 64, "o": 64, "j": 128, "t": 64, "d": 16, "m": 384})
 SIZES = {  # pictures, rows, columns, tokens of the caption, references
     "one": (1, 8, 8, 32, ()),
     "four": (4, 8, 8, 32, ()),
@@ -96,3 +98,24 @@ def test_the_page_about_it_runs(tmp_path, monkeypatch, capsys):
                 if "import onnxruntime" in b]  # fmt: skip
     exec(compile(block, "page", "exec"), {})
     assert capsys.readouterr().out == "(1, 64, 64)\n"
+
+
+def test_many_heads_and_other_axes(tmp_path):
+    """24 heads are split and joined in two stages; each head turns with other shares of the ids."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    torch = pytest.importorskip("torch")
+    from bonsai_quant.runners.torch.dense import dense_transformer
+
+    source = models.save_folder(tmp_path / "transformer", models.tensors(MANY_HEADS), MANY_HEADS)
+    config = source / "config.json"
+    config.write_text(config.read_text().replace("[32, 32, 32, 32]", "[2, 4, 4, 6]"))
+    convert(str(source), mode="ternary", formats="onnx", out=tmp_path / "out")
+    folder = tmp_path / "out/onnx"
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    inputs = feeds((2, 3, 5, 9, ((2, 2),)), 0.8)
+    inputs["encoder_hidden_states"] = inputs["encoder_hidden_states"][..., :128].copy()
+    (velocity,) = session.run(None, inputs)
+    with torch.inference_mode():
+        tensors = {k: torch.from_numpy(v) for k, v in inputs.items()}
+        expected = dense_transformer(open_one(folder))(**tensors, return_dict=False)[0].numpy()
+    assert np.linalg.norm(velocity - expected) / np.linalg.norm(expected) <= LIMIT

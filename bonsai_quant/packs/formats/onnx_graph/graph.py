@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 
 from bonsai_quant.core.schema import GROUP, PackInfo
@@ -13,9 +16,13 @@ ZERO = 1
 """The code of weight 0."""
 ZERO_POINTS = 0x55
 """Four zero points of 1 in a byte."""
+MOST = 7
+"""Parts of a whole: WebGPU promises an operator 8 buffers."""
 MICROSOFT = "com.microsoft"
 FLOAT = DTYPES["F32"]
 DTYPE = {"float32": "F32", "int64": "I64", "uint8": "U8"}
+
+T = TypeVar("T")
 
 
 class Graph:
@@ -32,11 +39,28 @@ class Graph:
         self._add(Node(op, inputs, (to,), attributes, domain))
         return to
 
-    def split(self, x: str, *, to: str, axis: int, sizes: tuple[int, ...]) -> list[str]:
-        """Parts of x of these sizes along an axis; -> their names."""
-        names = tuple(f"{to}.{k}" for k in range(len(sizes)))
-        self._add(Node("Split", (x, self.ints(*sizes)), names, {"axis": axis}))
-        return list(names)
+    def split(self, x: str, *, to: str, axis: int, sizes: Sequence[int]) -> list[str]:
+        """Parts of x of these sizes along an axis, at most MOST at once; -> their names."""
+        if len(sizes) > MOST:
+            groups = _groups(sizes)
+            wide = self.split(x, to=f"{to}.group", axis=axis, sizes=[sum(g) for g in groups])
+            parts = (
+                self.split(part, to=part, axis=axis, sizes=group)
+                for part, group in zip(wide, groups, strict=True)
+            )
+            return [name for names in parts for name in names]
+        outputs = tuple(f"{to}.{k}" for k in range(len(sizes)))
+        self._add(Node("Split", (x, self.ints(*sizes)), outputs, {"axis": axis}))
+        return list(outputs)
+
+    def join(self, parts: Sequence[str], *, to: str, axis: int) -> str:
+        """Inverse of `split`; -> the name of the whole, which is `to`."""
+        if len(parts) > MOST:
+            parts = [
+                self.join(group, to=f"{to}.group.{k}", axis=axis)
+                for k, group in enumerate(_groups(parts))
+            ]
+        return self.op("Concat", *parts, to=to, axis=axis)
 
     def _to_float(self, x: str, to: str) -> str:
         """16 bits in float32, which a runtime does once, when it loads the model."""
@@ -92,3 +116,9 @@ class Graph:
     def silu(self, x: str, to: str) -> str:
         """x * sigmoid(x)."""
         return self.op("Mul", x, self.op("Sigmoid", x, to=f"{to}.sigmoid"), to=to)
+
+
+def _groups(parts: Sequence[T]) -> list[Sequence[T]]:
+    """At most MOST runs of the parts, nearly alike in length."""
+    step = -(-len(parts) // MOST)
+    return [parts[k : k + step] for k in range(0, len(parts), step)]

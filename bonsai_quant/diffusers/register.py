@@ -1,4 +1,4 @@
-"""diffusers is told who loads models whose config says `"quant_method": "bonsai"`."""
+"""diffusers and transformers are told who loads what says `"quant_method": "bonsai"`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ SINCE = (0, 38)
 
 
 def register() -> None:
-    """Add our quantizer to diffusers' tables; EnvironmentFault without diffusers, or an old one."""
+    """Add our quantizers to their tables; EnvironmentFault without diffusers, or an old one."""
     check_packages()
-    from diffusers.quantizers.auto import (
-        AUTO_QUANTIZATION_CONFIG_MAPPING,
-        AUTO_QUANTIZER_MAPPING,
-    )
+    from diffusers.quantizers import auto as diffusers
+    from transformers.quantizers import auto as transformers
 
     from .config import BonsaiConfig, Method
     from .quantizer import BonsaiQuantizer
+    from .text_encoder import FourBitConfig, FourBitQuantizer
 
-    AUTO_QUANTIZER_MAPPING[Method.BONSAI.value] = BonsaiQuantizer
-    AUTO_QUANTIZATION_CONFIG_MAPPING[Method.BONSAI.value] = BonsaiConfig
+    method = Method.BONSAI.value
+    diffusers.AUTO_QUANTIZER_MAPPING[method] = BonsaiQuantizer
+    diffusers.AUTO_QUANTIZATION_CONFIG_MAPPING[method] = BonsaiConfig
+    transformers.AUTO_QUANTIZER_MAPPING[method] = FourBitQuantizer
+    transformers.AUTO_QUANTIZATION_CONFIG_MAPPING[method] = FourBitConfig
 
 
 def check_packages() -> None:

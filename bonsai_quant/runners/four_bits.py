@@ -1,4 +1,7 @@
-"""How a text encoder's folder stores 4-bit codes: as MLX does, as sdnq does, or not at all."""
+"""How a text encoder's folder stores 4-bit codes: as MLX does, as sdnq does, or not at all.
+
+Packs for our plug-in have sdnq's bytes, and say so in words of their own.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bonsai_quant.core.errors import BadInput, Unsupported
+from bonsai_quant.packs.formats.diffusers import METHOD
 from bonsai_quant.storage.strict_json import read_json
 
 BITS, PER_WORD = 4, 8
@@ -59,7 +63,11 @@ def _read(said: dict[str, Any]) -> tuple[tuple[str, str, str], int] | None:
     group = said.get("group_size")
     if not isinstance(group, int) or group not in GROUPS:
         return None
-    if said.get("quant_method") != "sdnq":
-        return (MLX_NAMES, group) if said.get("bits") == BITS else None
+    method = said.get("quant_method")
+    if method in (None, METHOD):
+        names = SDNQ_NAMES if method else MLX_NAMES
+        return (names, group) if said.get("bits") == BITS else None
+    if method != "sdnq":
+        return None
     plain = said.get("weights_dtype") == "uint4" and not any(said.get(k) for k in UNREAD)
     return (SDNQ_NAMES, group) if plain else None

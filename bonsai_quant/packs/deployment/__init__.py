@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bonsai_quant.sources.components import Components
 
-from . import diffusers, encoder_file, gemlite, mlx, sdnq
+from . import diffusers, encoder_file, gemlite, mlx
 from .contents import Beside, Deployment
 from .hqq_process import child_bytes as hqq_bytes
 
 DEPLOYMENTS: Mapping[str, Callable[[Components], Deployment]] = {
-    "diffusers": diffusers.deployment,
+    "diffusers": diffusers.with_plugin,
     "gemlite": gemlite.deployment,
     "mlx": mlx.deployment,
-    "sdnq": sdnq.deployment,
+    "sdnq": diffusers.with_sdnq,
 }
 
 

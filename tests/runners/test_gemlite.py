@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from bonsai_quant import convert
@@ -27,6 +28,7 @@ from bonsai_quant.runners.gemlite import card, rule, tuned
 from bonsai_quant.runners.gemlite.linear import PAD, from_pack
 from bonsai_quant.runners.torch.adapter import LowRank
 from bonsai_quant.runners.torch.transformer import packed_transformer
+from bonsai_quant.verification.levels.images import psnr
 from tests.support.pipelines import save_pipeline
 
 pytestmark = pytest.mark.heavy
@@ -139,6 +141,23 @@ def test_interpreted_kernels_give_the_torch_runners_velocities(tiny, tmp_path):
         assert result["ways"] == {"gemlite": 14}
         assert result["mine_from_half"] < 2**-11 * 2
         assert result["mine_from_exact"] < 1.5 * result["half_from_exact"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("gemlite") is None, reason="gemlite is not installed")
+@pytest.mark.parametrize("mode", ["ternary", "binary"])
+def test_interpreted_kernels_paint_what_the_torch_runner_paints(mode, tmp_path):
+    """Every product of every step, on a pack that ships: 62 dB and more were measured."""
+    kernels = {"TRITON_INTERPRET": "1", rule.VARIABLE: "4608"}
+    for backend in ("torch", "gemlite"):
+        subprocess.run(
+            [sys.executable, "-m", "bonsai_quant", "generate", f"mini-klein-{mode}", "-p",
+             "a red circle left of a blue square", "-o", tmp_path / f"{backend}.png",
+             "--backend", backend],
+            check=True, capture_output=True, env=os.environ | kernels,
+        )  # fmt: skip
+    a, b = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("torch", "gemlite"))
+    assert psnr(a, b) > 50
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ ALL_KERNELS = {"A_load_order": 0, "num_warps": 1, "num_stages": 1}
 BLOCK_ROWS = (128, 64, 32)
 SINCE = (3, 8)
 """Triton before refuses to mix the integer types that these kernels mix."""
+CHOICE_OF_GEMLITE = -1
+"""In place of a kernel's number."""
 ASKED = "TRITON_INTERPRET"
 """Triton's own variable; it must be set before Triton is imported."""
 
@@ -65,6 +67,16 @@ def too_old() -> str:
     if tuple(map(int, version.split(".")[:2])) >= SINCE:
         return ""
     return f"triton {version} cannot interpret its kernels, 'triton>=3.8' can"
+
+
+def choose(rows: int, shape: tuple[int, int], metadata: list[int]) -> int:
+    """The number of the kernel that gemlite would take, tuned; of another where it takes GEMM."""
+    from gemlite.core import GEMLITE_MATMUL_TYPES_MAPPING, get_matmul_type
+
+    kernel = get_matmul_type(rows, metadata[1])
+    kernel = kernel if kernel in BLOCKS else "GEMM_SPLITK"
+    tune(kernel, rows, shape, metadata)
+    return int(GEMLITE_MATMUL_TYPES_MAPPING[kernel])
 
 
 def tune(kernel: str, rows: int, shape: tuple[int, int], metadata: list[int]) -> None:

@@ -64,14 +64,14 @@ class GemliteLinear(RowsLinear):
 
     def _by_gemlite(self, x: torch.Tensor, rows: int) -> torch.Tensor:
         from gemlite import forward_functional
-        from gemlite.core import get_matmul_type
 
+        kernel = interpreted.CHOICE_OF_GEMLITE
         if interpreted.is_asked_for():
             shape = (self.out_features, self.in_features)
-            interpreted.tune(get_matmul_type(rows, self.bits), rows, shape, self.metadata)
+            kernel = interpreted.choose(rows, shape, self.metadata)
         # The last stands where NVFP4 has one more scale; nothing reads it here.
         tensors = [self.W_q, self.scales, self.zeros, self.scales]
-        y: torch.Tensor = forward_functional(x, None, tensors, self.metadata)
+        y: torch.Tensor = forward_functional(x, None, tensors, self.metadata, kernel)
         return y
 
 

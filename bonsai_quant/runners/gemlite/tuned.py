@@ -1,6 +1,8 @@
 """What gemlite's autotuning found, kept between runs for each card and version of gemlite.
 
 A file of the user's cache, and of no pack: it says how fast a card is, and nothing about weights.
+That of a pack is never given to gemlite: it may come from anybody, and blocks that do not fit a
+layer's groups give wrong numbers without an error.
 """
 
 from __future__ import annotations
@@ -64,10 +66,10 @@ def keep(device: torch.device) -> None:
     with tempfile.TemporaryDirectory(prefix="bonsai-gemlite-") as scratch:
         written = Path(scratch) / "tuned.json"
         gemlite.cache_config(str(written))
-        data = written.read_bytes()
+        data = json.dumps(strict_json(written.read_bytes()), sort_keys=True).encode()
     path = _here()
     try:
-        if path.exists() and fs.read_small(path) == data:
+        if path.exists() and bytes(fs.read_small(path)) == data:
             return
         make_folder(path.parent)
         write_file(path, data, overwrite=True)

@@ -104,13 +104,17 @@ def test_a_decoded_product_is_that_of_the_dense_weight_and_is_counted(monkeypatc
     assert layer.ways == {"decode": 2}
 
 
-def test_an_adapter_is_added_to_the_product(monkeypatch, made):
+@pytest.mark.parametrize("limit", ["0", "32"])
+def test_an_adapter_is_added_to_the_product_either_way(monkeypatch, made, limit):
     layer = a_layer(monkeypatch, made)
     x = torch.randn(3, layer.in_features)
     plain = layer(x)
+    monkeypatch.setenv(rule.VARIABLE, limit)
+    monkeypatch.setattr(layer, "_by_gemlite", lambda x, rows: plain.clone())
     up, down = torch.randn(layer.out_features, 4), torch.randn(4, layer.in_features)
     layer.adapter = LowRank(up, down)
     assert torch.allclose(layer(x), plain + x @ down.T @ up.T, atol=1e-5, rtol=1e-4)
+    assert layer.ways == ({"decode": 2} if limit == "0" else {"decode": 1, "gemlite": 1})
 
 
 def test_a_cast_to_its_own_dtype_keeps_the_room_after_the_scales(monkeypatch, made):

@@ -72,3 +72,16 @@ def test_open_pipeline_is_from_pretrained_of_the_folder(whole):
     pipe = open_pipeline(whole.folder, torch_dtype=torch.bfloat16)
     assert pipe.transformer.dtype == torch.bfloat16
     assert pipe.transformer.hf_quantizer.quantization_config.bits in (1, 2)
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="what MKL's products do")
+def test_rows_at_a_time_give_the_bits_of_the_whole_matrix():
+    """The narrowest pieces of Klein 4B: 320 of 3072 rows of 12288 inputs."""
+    layer, rng = PackedLinear(3072, 12288, 2, torch.float32), torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 3, (3072, 3072), generator=rng, dtype=torch.uint8)
+    layer.codes = codes * 0x55  # each code four times
+    layer.scales = torch.full((3072, 96), 2.0**-6, dtype=torch.float16)
+    assert layer.at_once == 320
+    x = torch.randn(8, 12288, generator=rng)
+    with torch.inference_mode():
+        assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.rows(0, 3072)))

@@ -15,7 +15,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import nn
 from torch.nn import functional
 
-from .packed_linear import AT_ONCE, RowsLinear
+from .packed_linear import RowsLinear
 
 
 def in_chunks(model: nn.Module) -> nn.Module:
@@ -72,7 +72,7 @@ class ChunkedSelfAttention:
 def gated(linear: RowsLinear, x: torch.Tensor, start: int, out: torch.Tensor) -> None:
     """silu(gate) * value into out [..., channels]; gate starts at `start`, value after it."""
     channels = out.shape[-1]
-    step = max(1, AT_ONCE // linear.in_features)
+    step = linear.at_once
     for at in range(0, channels, step):
         stop = min(at + step, channels)
         gate = linear.part(x, start + at, start + stop)

@@ -17,6 +17,9 @@ from .adapter import LowRank
 
 AT_ONCE = 1 << 22
 """Weights decoded at a time: 16 MiB of float32."""
+ROWS = 64
+"""Rows come in multiples of it: libraries sum in another order where a few are left over, and then
+the product differs from the whole matrix's in its last bits."""
 
 
 class RowsLinear(nn.Module):  # type: ignore[misc]
@@ -30,6 +33,11 @@ class RowsLinear(nn.Module):  # type: ignore[misc]
         self.out_features, self.in_features = out_features, in_features
         self.adapter: LowRank | None = None
 
+    @property
+    def at_once(self) -> int:
+        """How many rows are decoded at a time."""
+        return max(ROWS, AT_ONCE // self.in_features // ROWS * ROWS)
+
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Rows [start, stop) of the weight as float32 [rows, in]."""
         raise NotImplementedError
@@ -41,7 +49,7 @@ class RowsLinear(nn.Module):  # type: ignore[misc]
     def part(self, x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """Channels [start, stop) of it."""
         y = x.new_empty(*x.shape[:-1], stop - start)
-        step = max(1, AT_ONCE // self.in_features)
+        step = self.at_once
         for at in range(start, stop, step):
             end = min(at + step, stop)
             y[..., at - start : end - start] = functional.linear(x, self.rows(at, end).to(x.dtype))

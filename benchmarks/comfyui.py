@@ -1,9 +1,10 @@
 """Run packs in ComfyUI's engine, and write what was measured into docs/how-to/comfyui.md.
 
-    BONSAI_COMFYUI=../ComfyUI python -m benchmarks.comfyui
+    BONSAI_COMFYUI=../ComfyUI python -m benchmarks.comfyui [--memory]
 
 The model is made: of Klein's kind, with 128 latent channels, 2 double and 4 single blocks, and
-random weights. Everything is held against diffusers in float32 with the weights decoded from the
+random weights. With --memory it is another one, as wide as Klein 4B and with three blocks, which
+takes 6 GB of disk; how the process grows is measured with it. Everything is held against diffusers in float32 with the weights decoded from the
 same pack: the dense file and the packed one; then the packed one with a LoRA of rank 8 on every
 packed layer, whose measure is the LoRA added to the decoded weights.
 """
@@ -34,19 +35,37 @@ RANK, ALPHA, STRENGTH = 8, 4.0, 0.8
 SIZE, TOKENS, SIGMA = (8, 6), 32, 0.7
 HEAD = """| mode, pictures | `comfyui` | `comfyui-packed` | with a LoRA | off again | parameters |
 |---|---|---|---|---|---|"""
+MEMORY_HEAD = """| mode | format | parameters | process, above the loaded engine |
+|---|---|---|---|"""
 
 
 @click.command()
-@click.option("--work", type=click.Path(path_type=Path), help="Where the model is made.")
-def main(work: Path | None) -> None:
+@click.option("--memory", is_flag=True, help="Measure memory instead, with a wider model.")
+def main(memory: bool) -> None:
     """Measure, print and write."""
-    with tempfile.TemporaryDirectory() as made:
-        folder = work or Path(made)
-        source = make(folder / "klein128", "small") / "transformer"
-        rows = [row for mode in MODES for row in measure(source, folder / mode, mode)]
-    table = "\n".join([HEAD, *rows])
+    size, head, row_of, mark = ("wide", MEMORY_HEAD, grown, f"{MARK}-memory") if memory else (
+        "small", HEAD, measure, MARK)  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        source = make(Path(folder) / size, size) / "transformer"
+        rows = [row for mode in MODES for row in row_of(source, Path(folder) / mode, mode)]
+    table = "\n".join([head, *rows])
     click.echo(table)
-    write_between(PAGE, MARK, table)
+    write_between(PAGE, mark, table)
+
+
+def grown(source: Path, out: Path, mode: Mode) -> list[str]:
+    """A row for each format: a process of its own, one picture of 16 x 16 tokens, 64 of text."""
+    rows = []
+    for name in ("comfyui", "comfyui-packed"):
+        convert(str(source), mode=mode, formats=name, out=out / name)
+        pack = open_pack(out / name)
+        width = pack.info.config["joint_attention_dim"]
+        inputs = draw(1, width, (16, 16), 64)
+        _, (facts,) = answers([{"file": str(pack.path), "loras": []}], **inputs)
+        parameters, most = facts["bytes"] / 1e9, facts["grown"] / 1e9
+        rows.append(f"| {mode} | `{name}` | {parameters:.2f} GB | {most:.2f} GB |")
+        pack.path.unlink()
+    return rows
 
 
 def measure(source: Path, out: Path, mode: Mode) -> list[str]:
@@ -92,11 +111,11 @@ def make_lora(pack: Pack, path: Path) -> tuple[Path, dict[str, Any]]:
     return path, deltas
 
 
-def draw(n: int, width: int) -> dict[str, Any]:
-    """n states and captions."""
+def draw(n: int, width: int, size: tuple[int, int] = SIZE, tokens: int = TOKENS) -> dict[str, Any]:
+    """n states of so many rows and columns, and captions [n, tokens, width]."""
     rng = np.random.default_rng(n)
-    z = rng.standard_normal((n, *SIZE, 128)).astype(np.float32)
-    captions = rng.standard_normal((n, TOKENS, width)).astype(np.float32)
+    z = rng.standard_normal((n, *size, 128)).astype(np.float32)
+    captions = rng.standard_normal((n, tokens, width)).astype(np.float32)
     return {"z": z, "sigma": SIGMA, "captions": captions}
 
 

@@ -38,6 +38,7 @@ SIZE_KEYS = ("num_layers", "num_single_layers", "num_attention_heads", "joint_at
 SIZES = {
     "klein-4b": (5, 20, 24, 7680),
     "klein-9b": (8, 24, 32, 12288),
+    "wide": (1, 2, 24, 7680),  # as wide as klein-4b, with few blocks
     "small": (2, 4, 2, 384),
     "tiny": (1, 2, 1, 128),
 }

@@ -5,8 +5,9 @@
 FOLDER/request.json: `engine`, `node` (folders), and `runs`, each a `file`, its `loras` (pairs of a
 file and a strength), and the `dtype` in which a dense file is held (bfloat16 unless it says so).
 FOLDER/inputs.npz: z [n, channels, rows, columns], sigma, captions. Written: FOLDER/answers.npz with
-the velocity of each run, and FOLDER/answers.json with what each said of its parameters. Runs of one
-file after another share its model, as they do in ComfyUI.
+the velocity of each run, and FOLDER/answers.json with what each said of its parameters, and by how
+much the process grew at most since the engine was loaded. Runs of one file after another share its
+model, as they do in ComfyUI.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import resource
 import sys
 import types
 from importlib.machinery import ModuleSpec
@@ -42,6 +44,9 @@ def main(folder: Path) -> None:
 
     request = json.loads((folder / "request.json").read_text())
     enter(Path(request["engine"]), Path(request["node"]))
+    import comfy.sd  # noqa: F401
+
+    rest = peak()
     inputs = {k: torch.from_numpy(v) for k, v in np.load(folder / "inputs.npz").items()}
     velocities, facts, models = {}, [], {}
     for i, run in enumerate(request["runs"]):
@@ -50,9 +55,15 @@ def main(folder: Path) -> None:
         models = {key: model}
         patched = with_loras(model, run["loras"])
         velocities[str(i)] = velocity(patched, **inputs)
-        facts.append(state_of(patched))
+        facts.append(state_of(patched) | {"grown": peak() - rest})
     np.savez(folder / "answers.npz", **velocities)
     (folder / "answers.json").write_text(json.dumps(facts))
+
+
+def peak() -> int:
+    """The most bytes that the process has held so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def enter(engine: Path, node: Path) -> None:

@@ -18,6 +18,7 @@ from bonsai_quant.packs.find import look
 from bonsai_quant.packs.formats import FORMATS
 from bonsai_quant.packs.read import open_pack
 from tests.support import forge, models
+from tests.support.watching import Watching
 
 QKV = "double_blocks.0.img_attn.qkv.weight"
 LAST_NORM = "final_layer.adaLN_modulation.1.weight"
@@ -103,6 +104,31 @@ def test_a_plan_names_the_file_and_its_size(packs, name):
     planned = {f.path: f.size for f in plan(str(packs.source), mode=packs.mode, formats=name).files}
     path = file_of(packs, name)
     assert planned[path.name] == path.stat().st_size
+
+
+def test_an_interrupted_run_ends_in_the_same_bytes(packs, tmp_path):
+    left = [12]
+
+    def interrupt(n):
+        left[0] -= n
+        if left[0] <= 0:
+            raise KeyboardInterrupt
+
+    settings = {"mode": packs.mode, "formats": BOTH, "out": tmp_path / "out", "threads": 1}
+    with pytest.raises(KeyboardInterrupt):
+        convert(str(packs.source), **settings, progress=Watching(interrupt))
+    convert(str(packs.source), **settings, resume=True)
+    for name in BOTH:
+        path = file_of(packs, name)
+        assert (tmp_path / "out" / name / path.name).read_bytes() == path.read_bytes()
+
+
+def test_cards_say_where_the_file_goes(packs):
+    for name in BOTH:
+        card = (packs.out / name / "README.md").read_text()
+        assert "models/diffusion_models" in card
+        assert "\n- comfyui\n" in card
+        assert ("keeps the weights packed" in card) == (name == "comfyui-packed")
 
 
 # ---- what is read back ----

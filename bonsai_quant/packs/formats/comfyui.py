@@ -1,7 +1,7 @@
 """Dense bf16 weights in one file under the original names, which ComfyUI loads as it is.
 
-The numbers are those of `unpacked`. q, k and v are one tensor, and the halves of the last norm's
-modulation change places.
+The numbers are those of `unpacked`, and as there a group of zeros has no scale of its own. q, k and
+v are one tensor, and the halves of the last norm's modulation change places.
 """
 
 from __future__ import annotations

@@ -3,10 +3,12 @@
     BONSAI_COMFYUI=../ComfyUI python -m benchmarks.comfyui [--memory]
 
 The model is made: of Klein's kind, with 128 latent channels, 2 double and 4 single blocks, and
-random weights. With --memory it is another one, as wide as Klein 4B and with three blocks, which
-takes 6 GB of disk; how the process grows is measured with it. Everything is held against diffusers in float32 with the weights decoded from the
+random weights. Everything is held against diffusers in float32 with the weights decoded from the
 same pack: the dense file and the packed one; then the packed one with a LoRA of rank 8 on every
 packed layer, whose measure is the LoRA added to the decoded weights.
+
+With --memory it is another model, as wide as Klein 4B and with three blocks, which takes 4 GB of
+disk; how a process grows is measured with it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ RANK, ALPHA, STRENGTH = 8, 4.0, 0.8
 SIZE, TOKENS, SIGMA = (8, 6), 32, 0.7
 HEAD = """| mode, pictures | `comfyui` | `comfyui-packed` | with a LoRA | off again | parameters |
 |---|---|---|---|---|---|"""
-MEMORY_HEAD = """| mode | format | parameters | process, above the loaded engine |
+MEMORY_HEAD = """| mode | format | parameters | the process, while it loads and computes |
 |---|---|---|---|"""
 
 
@@ -55,9 +57,9 @@ def main(memory: bool) -> None:
 
 def grown(source: Path, out: Path, mode: Mode) -> list[str]:
     """A row for each format: a process of its own, one picture of 16 x 16 tokens, 64 of text."""
-    rows = []
-    for name in ("comfyui", "comfyui-packed"):
-        convert(str(source), mode=mode, formats=name, out=out / name)
+    rows, names = [], ("comfyui", "comfyui-packed")
+    convert(str(source), mode=mode, formats=names, out=out)
+    for name in names:
         pack = open_pack(out / name)
         width = pack.info.config["joint_attention_dim"]
         inputs = draw(1, width, (16, 16), 64)

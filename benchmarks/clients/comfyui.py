@@ -23,7 +23,8 @@ from bonsai_quant.runners.sampling import Latents, Velocity
 
 ENGINE = "BONSAI_COMFYUI"
 CHILD = Path(__file__).with_name("comfyui_child.py")
-NODE = Path(__file__).parents[2] / "integrations/comfyui"
+ROOT = Path(__file__).parents[2]
+NODE = ROOT / "integrations/comfyui"
 
 
 def open_velocity(pack: Path) -> Velocity:
@@ -47,6 +48,7 @@ def answers(
     engine = os.environ.get(ENGINE)
     if not engine or not (Path(engine) / "comfy").is_dir():
         raise EnvironmentFault(f"{ENGINE} names no folder of ComfyUI", hint="clone ComfyUI")
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         request = {"engine": engine, "node": str(NODE), "runs": list(runs)}
@@ -54,7 +56,10 @@ def answers(
         flat = np.ascontiguousarray(z.transpose(0, 3, 1, 2), np.float32)
         captions = np.ascontiguousarray(captions, np.float32)
         np.savez(folder / "inputs.npz", z=flat, sigma=np.float32(sigma), captions=captions)
-        ended = subprocess.run([sys.executable, CHILD, folder], capture_output=True, text=True)
+        ended = subprocess.run(
+            [sys.executable, CHILD, folder], capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": path},
+        )  # fmt: skip
         if ended.returncode:
             raise EnvironmentFault(f"ComfyUI failed: {ended.stderr[-2000:]}", where=engine)
         facts = json.loads((folder / "answers.json").read_text())

@@ -6,7 +6,7 @@ FOLDER/request.json: `engine`, `node` (folders), and `runs`, each a `file`, its 
 file and a strength), and the `dtype` in which a dense file is held (bfloat16 unless it says so).
 FOLDER/inputs.npz: z [n, channels, rows, columns], sigma, captions. Written: FOLDER/answers.npz with
 the velocity of each run, and FOLDER/answers.json with what each said of its parameters, and by how
-much the process grew at most since the engine was loaded. Runs of one file after another share its
+much memory of its own the process grew at most. Runs of one file after another share its
 model, as they do in ComfyUI.
 """
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import resource
 import sys
 import types
 from importlib.machinery import ModuleSpec
@@ -24,6 +23,9 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
+import psutil
+
+from bonsai_quant.runners.memory_meter import Meter
 
 UNUSED = (
     "torchvision",
@@ -46,24 +48,25 @@ def main(folder: Path) -> None:
     enter(Path(request["engine"]), Path(request["node"]))
     import comfy.sd  # noqa: F401
 
-    rest = peak()
+    rest = held()
     inputs = {k: torch.from_numpy(v) for k, v in np.load(folder / "inputs.npz").items()}
     velocities, facts, models = {}, [], {}
     for i, run in enumerate(request["runs"]):
         key = (run["file"], run.get("dtype", "bfloat16"))
-        model = models.get(key) or load(*key)
-        models = {key: model}
-        patched = with_loras(model, run["loras"])
-        velocities[str(i)] = velocity(patched, **inputs)
-        facts.append(state_of(patched) | {"grown": peak() - rest})
+        with Meter(held) as meter:
+            model = models.get(key) or load(*key)
+            models = {key: model}
+            patched = with_loras(model, run["loras"])
+            velocities[str(i)] = velocity(patched, **inputs)
+        facts.append(state_of(patched) | {"grown": meter.peak - rest})
     np.savez(folder / "answers.npz", **velocities)
     (folder / "answers.json").write_text(json.dumps(facts))
 
 
-def peak() -> int:
-    """The most bytes that the process has held so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def held() -> int:
+    """Bytes of the process that are its own; pages of mapped files are not."""
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - getattr(memory, "shared", 0))
 
 
 def enter(engine: Path, node: Path) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import json
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def main(folder: Path) -> None:
     child.enter(engine, node)
     inputs = {k: torch.from_numpy(v) for k, v in np.load(folder / "inputs.npz").items()}
     nodes = load_nodes(engine, node, Path(request["packed"]).parent)
-    words = {"workflow": problems(json.loads((node / "workflow.json").read_text()), nodes)}
+    words = {"workflow": problems(json.loads((node / "workflow.json").read_text()))}
     arrays = sample_all(request, inputs["captions"])
     model = nodes["BonsaiQuantLoad"]().load(Path(request["packed"]).name)[0]
     patched = child.with_loras(model, [(request["lora"], 0.8)])
@@ -54,26 +55,17 @@ def load_nodes(engine: Path, node: Path, models: Path) -> dict:
     return nodes.NODE_CLASS_MAPPINGS
 
 
-def problems(workflow: dict, nodes: dict) -> list[str]:
-    """What ComfyUI would refuse in a workflow, but for files that are not here."""
-    found = []
-    for node in workflow.values():
-        types = nodes[node["class_type"]].INPUT_TYPES()
-        required, optional = types["required"], types.get("optional", {})
-        given = node["inputs"]
-        found += [f"{node['class_type']}: lacks {n}" for n in required.keys() - given.keys()]
-        for name, value in given.items():
-            kind, *about = (required | optional).get(name, (None,))
-            if isinstance(value, list):
-                origin = nodes[workflow[value[0]]["class_type"]]
-                fits = str(origin.RETURN_TYPES[value[1]]) == str(kind)
-            else:
-                choices = kind if isinstance(kind, list) else (about or [{}])[0].get("options")
-                files = name in ("name", "clip_name", "vae_name")
-                fits = kind is not None and (files or not choices or value in choices)
-            if not fits:
-                found.append(f"{node['class_type']}: {name} = {value}, and {kind} is expected")
-    return found
+def problems(workflow: dict) -> list[str]:
+    """What ComfyUI's own check finds wrong in a workflow, but for files that are not here."""
+    import execution
+
+    _, error, outputs, nodes = asyncio.run(execution.validate_prompt("1", workflow, None))
+    files = {"name", "clip_name", "vae_name"}
+    found = [e for node in nodes.values() for e in node["errors"]
+             if (e["type"], e["extra_info"].get("input_name") in files)
+             != ("value_not_in_list", True)]  # fmt: skip
+    lost = [] if nodes or outputs else [str(error)]
+    return lost + [f"{e['type']}: {e['message']} {e['details']}" for e in found]
 
 
 def sample_all(request: dict, captions) -> dict[str, np.ndarray]:
@@ -158,10 +150,8 @@ def refusals(patched, key: str) -> dict[str, str]:
             return str(e)
         return ""
 
-    save = lambda: patched.patch_weight_to_device(key, return_weight=True)  # noqa: E731
-    hook = lambda: patched.patch_hook_weight_to_device(  # noqa: E731
-        None, {key: []}, key, {}, None
-    )
+    save = partial(patched.patch_weight_to_device, key, return_weight=True)
+    hook = partial(patched.patch_hook_weight_to_device, None, {key: []}, key, {}, None)
     return {"save": said(save), "hook": said(hook)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bonsai_quant.core.errors import Unsupported
 from bonsai_quant.core.schema import PackInfo
 from bonsai_quant.packs.deployment import Deployment
 from bonsai_quant.packs.formats import FORMATS
@@ -27,10 +28,16 @@ class PlannedFile:
 def planned_files(
     info: PackInfo, formats: Sequence[str], beside: Mapping[str, Deployment]
 ) -> tuple[PlannedFile, ...]:
-    """Every file of every format, with its size."""
+    """Every file of every format, with its size; Unsupported where one cannot hold the mode."""
     files = []
     for name in formats:
         fmt = FORMATS[name]
+        if info.mode not in fmt.modes:
+            raise Unsupported(
+                f"holds {' and '.join(fmt.modes)} packs, and this one is {info.mode}",
+                where=f"format {name}",
+                hint="use another format, or another --mode",
+            )
         files.append(PlannedFile(name, fmt.weights_path(info.mode), fmt.layout(info).size))
         files += [PlannedFile(name, p, len(b)) for p, b in sorted(fmt.sidecars(info).items())]
         if name in beside:

@@ -190,7 +190,10 @@ def test_golden_bytes_of_one_row():
     assert dense.view(ml_dtypes.bfloat16).astype(np.float32)[0, :3].tolist() == [-(2**-6), 0, 2**-6]
 
 
-ORIGINAL = dict.fromkeys(("gguf", "comfyui", "comfyui-packed"), "transformer_blocks.0.attn.to_k")
+ORIGINAL = dict.fromkeys(
+    ("gguf", "gguf-pq2_0", "gguf-ptq1_0", "comfyui", "comfyui-packed"),
+    "transformer_blocks.0.attn.to_k",
+)
 """A layer that formats under the original names have a place for."""
 
 

@@ -13,6 +13,7 @@ from .diffusers import DiffusersFormat
 from .format import Format
 from .gemlite import GemliteFormat
 from .gguf import GgufFormat
+from .gguf_prism import GgufPq2Format, GgufPtq1Format
 from .mlx import MlxFormat
 from .onnx import OnnxFormat
 from .sdnq import SdnqFormat
@@ -26,6 +27,8 @@ _ROWS: tuple[Format, ...] = (
     SdnqFormat(),
     UnpackedFormat(),
     GgufFormat(),
+    GgufPq2Format(),
+    GgufPtq1Format(),
     ComfyuiFormat(),
     ComfyuiPackedFormat(),
     OnnxFormat(),

@@ -16,7 +16,7 @@ make such files keep their weights so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ from bonsai_quant.core.schema import (
 )
 from bonsai_quant.packs.manifest import Manifest
 from bonsai_quant.quantization.bf16 import from_bf16
-from bonsai_quant.storage.containers.gguf import ALIGN, KINDS, OTHER_KINDS, GgufTensor
+from bonsai_quant.storage.containers.gguf import ALIGN, OTHER_KINDS, OWN_KINDS, GgufTensor
 from bonsai_quant.storage.containers.gguf_reader import read_gguf
 from bonsai_quant.storage.containers.layout import Layout, gguf_layout
 
@@ -45,7 +45,6 @@ from .legal import canonical_scales, check_codes, check_equal
 from .original import detect_original, join, pieces, require_one_action, split, wholes
 
 PACKED: dict[Mode, str] = {"binary": "Q1_0", "ternary": "Q2_0"}
-OF_BITS = {BITS[mode]: kind for mode, kind in PACKED.items()}
 SCALE = 2
 """Bytes of a block's scale; its codes follow."""
 FILE_TYPE: dict[Mode, int] = {"binary": 40, "ternary": 41}
@@ -76,27 +75,35 @@ class GgufKept:
 
 
 class GgufFormat(Format):
-    """`diffusion-model-q1_0.gguf` or `diffusion-model-q2_0.gguf`."""
+    """`diffusion-model-q1_0.gguf` or `diffusion-model-q2_0.gguf`.
+
+    packed: ggml's type of packed layers.  file_type: `general.file_type` of such files.
+    """
 
     name = "gguf"
     kept: Kept = GgufKept()
     tags = ("gguf",)
+    packed: Mapping[Mode, str] = PACKED
+    file_type: Mapping[Mode, int] = FILE_TYPE
 
     def weights_path(self, mode: Mode) -> str:
         """Path of the weight file inside the pack's folder."""
-        return f"diffusion-model-{PACKED[mode].lower()}.gguf"
+        return f"diffusion-model-{self.packed[mode].lower()}.gguf"
 
     def inventory(self, path: Path, manifest: Manifest | None) -> Inventory:
         """See `Format`."""
-        return _inventory(path, manifest)
+        return _inventory(path, manifest, self.packed)
 
     def parts(self, tensor: PackTensor, bits: int) -> list[TensorSpec]:
         """Its rows of blocks."""
-        return _pieces(tensor, OF_BITS[bits])
+        return _pieces(tensor, self._kind(bits))
+
+    def _kind(self, bits: int) -> str:
+        return next(kind for mode, kind in self.packed.items() if BITS[mode] == bits)
 
     def encode(self, layer: PackedLayer) -> list[np.ndarray]:
         """Scale and code bytes of each block, one after the other."""
-        kind, (out, n) = KINDS[OF_BITS[layer.bits]], layer.shape
+        kind, (out, n) = OWN_KINDS[self._kind(layer.bits)], layer.shape
         blocks = np.empty((out, n // kind.weights, kind.size), np.uint8)
         scales = np.repeat(layer.scales.astype("<f2", copy=False), GROUP // kind.weights, axis=1)
         blocks[..., :SCALE] = np.ascontiguousarray(scales).view(np.uint8).reshape(out, -1, SCALE)
@@ -107,7 +114,7 @@ class GgufFormat(Format):
         self, name: str, shape: tuple[int, int], bits: int, parts: Sequence[np.ndarray]
     ) -> PackedLayer:
         """Inverse of `encode`; refuses code 3, scales off the grid, and two scales in a group."""
-        kind = KINDS[OF_BITS[bits]]
+        kind = OWN_KINDS[self._kind(bits)]
         blocks = join(f"{name}.weight", parts).reshape(shape[0], -1, kind.size)
         codes = np.ascontiguousarray(blocks[..., SCALE:]).reshape(shape[0], -1)
         check_codes(codes, bits, f"{name}.weight")
@@ -132,7 +139,7 @@ class GgufFormat(Format):
             "general.name": info.base,
             "general.alignment": ALIGN,
             "general.quantization_version": QUANTIZATION_VERSION,
-            "general.file_type": FILE_TYPE[info.mode],
+            "general.file_type": self.file_type[info.mode],
         }
         return gguf_layout(_gather(self, info), about)
 
@@ -159,17 +166,20 @@ def _gather(fmt: GgufFormat, info: PackInfo) -> list[tuple[GgufTensor, list[Tens
     for whole in wholes(info.tensors):
         require_one_action(whole, fmt.name)
         first = whole.held[0]
-        kind = PACKED[info.mode] if first.packed else kept_kind(first.shape)
+        kind = fmt.packed[info.mode] if first.packed else kept_kind(first.shape)
         tensor = GgufTensor(whole.name, kind, (whole.height, *first.shape[1:]))
         gathered.append((tensor, [specs[label] for label in whole.labels()]))
     return gathered
 
 
-def _inventory(path: Path, manifest: Manifest | None) -> Inventory:
+def _inventory(
+    path: Path, manifest: Manifest | None, packed_kinds: Mapping[Mode, str]
+) -> Inventory:
     """The stored pieces have the names that `_pieces` gives them."""
     present = {t.name: t for t in read_gguf(path).tensors}
-    mode = _mode({t.kind for t in present.values()}, path)
-    readable = (PACKED[mode], *KEPT)
+    mode = _mode({t.kind for t in present.values()}, path, packed_kinds)
+    packed_kind = packed_kinds[mode]
+    readable = (packed_kind, *KEPT)
     if odd := next((t for t in present.values() if t.kind not in readable), None):
         raise Unsupported(
             f"is {odd.kind}; a {mode} pack holds {', '.join(readable)}",
@@ -182,8 +192,8 @@ def _inventory(path: Path, manifest: Manifest | None) -> Inventory:
     tensors = []
     for t in model.tensors:
         whole = present[t.pieces[0].stored.spec.name]
-        packed = whole.kind == PACKED[mode] and len(t.shape) == 2
-        kind = PACKED[mode] if packed else kept_kind(t.shape)
+        packed = whole.kind == packed_kind and len(t.shape) == 2
+        kind = packed_kind if packed else kept_kind(t.shape)
         if kind != whole.kind:
             raise BadInput(f"is {whole.kind}, expected {kind}",
                            where=(path, f"tensor {whole.name}"), hint="convert again")  # fmt: skip
@@ -197,8 +207,8 @@ def _inventory(path: Path, manifest: Manifest | None) -> Inventory:
     return Inventory(mode, stored, tuple(tensors))
 
 
-def _mode(kinds: set[str], path: Path) -> Mode:
-    """Of the pack, by its packed tensors; binary where there is none."""
+def _mode(kinds: set[str], path: Path, packed: Mapping[Mode, str]) -> Mode:
+    """Of the pack, by its packed tensors; the first that the format has where there is none."""
     if other := kinds & OTHER_KINDS.keys():
         raise Unsupported(
             f"holds ggml's type 42 in blocks of {OTHER_KINDS[min(other)].weights} weights, as a "
@@ -206,4 +216,5 @@ def _mode(kinds: set[str], path: Path) -> Mode:
             where=str(path),
             hint="ggml's own Q2_0 has blocks of 64: make the file anew with newer tools",
         )
-    return "ternary" if PACKED["ternary"] in kinds else "binary"
+    found = [mode for mode, kind in packed.items() if kind in kinds]
+    return found[-1] if found else next(iter(packed))

@@ -79,7 +79,11 @@ OTHER_KINDS: dict[str, Kind] = {"Q2_0/128": Kind(42, 128, 34)}
 
 Only the sizes of the tensors in a file tell the two apart.
 """
-ALL_KINDS = KINDS | OTHER_KINDS
+FORK_KINDS: dict[str, Kind] = {"PQ2_0": Kind(142, 128, 34), "PTQ1_0": Kind(143, 128, 28)}
+"""Types of PrismML's fork of llama.cpp alone, under numbers far above ggml's."""
+OWN_KINDS = KINDS | FORK_KINDS
+"""Types whose number stands for nothing else."""
+ALL_KINDS = OWN_KINDS | OTHER_KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,7 @@ def build_header(
         starts.append(at)
         axes = tensor.shape[::-1]
         out += _text(tensor.name) + struct.pack(f"<I{len(axes)}Q", len(axes), *axes)
-        out += struct.pack("<IQ", KINDS[tensor.kind].code, at)
+        out += struct.pack("<IQ", OWN_KINDS[tensor.kind].code, at)
         at += padded(tensor.nbytes)
     out += bytes(-len(out) % ALIGN)
     return bytes(out), [len(out) + s for s in starts]

@@ -17,7 +17,7 @@ from typing import NoReturn
 from bonsai_quant.core.errors import BadInput, Unsupported
 from bonsai_quant.storage import fs
 
-from .gguf import ALIGN, KINDS, MAGIC, MAX_AXES, STRING, UINT32, GgufTensor, padded
+from .gguf import ALIGN, MAGIC, MAX_AXES, OWN_KINDS, STRING, UINT32, GgufTensor, padded
 from .gguf_places import check_places, of_one_layout
 from .magic import describe_magic
 
@@ -34,7 +34,7 @@ SCALARS: dict[int, str] = {
 }  # fmt: skip
 """Types of metadata values of a fixed size, as `struct` names them."""
 BOOL, ARRAY = 7, 9
-BY_CODE = {kind.code: name for name, kind in KINDS.items()}
+BY_CODE = {kind.code: name for name, kind in OWN_KINDS.items()}
 
 Value = str | int | float | bool
 
@@ -175,7 +175,7 @@ def _read_tensor(cursor: _Cursor) -> GgufTensor:
         raise Unsupported(f"is of the ggml type {code}, which is not known here",
                           where=(cursor.path, f"tensor {name}"),
                           hint="see whether a newer version reads it")  # fmt: skip
-    weights = KINDS[BY_CODE[code]].weights
+    weights = OWN_KINDS[BY_CODE[code]].weights
     if shape[-1] % weights:
         _bad(cursor.path, name, f"has rows of {shape[-1]}, not of blocks of {weights} weights")
     if math.prod(shape) > MAX_DIMENSION:

@@ -78,7 +78,7 @@ def test_bash_reads_its_script(run, tmp_path):
     ("bonsai-quant convert mini", ["file,mini", "plain,mini-klein"]),
     ("bonsai-quant convert --solver w", ["plain,weighted"]),
     ("bonsai-quant calibrate --solver ", ["plain,weighted", "plain,gptq"]),
-    ("bonsai-quant convert -f g", ["plain,gemlite", "plain,gguf"]),
+    ("bonsai-quant convert -f gguf-", ["plain,gguf-pq2_0", "plain,gguf-ptq1_0"]),
     ("bonsai-quant export mini-klein-t", ["file,mini-klein-t", "plain,mini-klein-ternary"]),
     ("bonsai-quant verify packs --level k", ["plain,kernel"]),
     ("bonsai-quant verify packs --backend g", ["plain,gemlite"]),

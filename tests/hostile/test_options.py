@@ -10,7 +10,7 @@ import pytest
 from .conftest import MODE, recipe
 
 VALUES = {
-    "D65-unknown-format": (("-f", "onnx"), ("bonsai", "mlx", "gemlite", "unpacked", "gguf")),
+    "D65-unknown-format": (("-f", "coreml"), ("bonsai", "mlx", "gemlite", "unpacked", "gguf")),
     "D65-near-format": (("-f", "mlz"), ("'mlx'",)),
     "D65-one-wrong-of-two": (("-f", "mlx,Bonzai"), ("'Bonzai'", "bonsai")),
     "D65-no-format": (("-f", ","), ("bonsai", "mlx")),

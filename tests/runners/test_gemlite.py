@@ -29,6 +29,7 @@ from bonsai_quant.runners.gemlite.linear import PAD, from_pack
 from bonsai_quant.runners.torch.adapter import LowRank
 from bonsai_quant.runners.torch.transformer import packed_transformer
 from bonsai_quant.verification.levels.images import psnr
+from tests.support import warm
 from tests.support.pipelines import save_pipeline
 
 pytestmark = pytest.mark.heavy
@@ -135,12 +136,13 @@ def test_interpreted_kernels_give_the_torch_runners_velocities(tiny, tmp_path):
     for mode, name in (("ternary", "bonsai"), ("binary", "gemlite")):
         convert(str(tiny), mode=mode, formats=(name,), out=tmp_path / mode, transformer_only=True)
         packs.append(str(tmp_path / mode / name))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.interpreted_gemlite", str(tiny), *packs],
-        capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"},
+    child = warm.Process(
+        "tests.support.interpreted_gemlite", [tiny, *packs],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    for result in json.loads(done.stdout.splitlines()[-1]):
+    out, err = child.communicate()
+    assert child.returncode == 0, err[-2000:]
+    for result in json.loads(out.splitlines()[-1]):
         assert result["computes"] == "float16"
         assert result["ways"] == {"gemlite": 14}
         assert result["mine_from_half"] < 2**-11 * 2

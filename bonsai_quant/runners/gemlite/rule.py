@@ -14,11 +14,11 @@ Way = Literal["gemlite", "decode"]
 MOST_ROWS = 32
 """Rows up to which a product goes through gemlite.
 
-Not measured here: no card has been. Gemlite's issue 15 says that its kernels beat a dense product
-in 16 bits up to some 32 rows, and that with 1,536 tokens the product is bound by arithmetic, which
-codes do not save. Decoding comes on top of the dense product, so up to 32 rows gemlite is faster
-all the more; above, the truth lies somewhere beyond. `python -m tools.gpu_check` measures it on a
-card, and prints the number for VARIABLE.
+Not measured here: no card has been. Gemlite's author says of codes of 4 bits that they are faster
+than 16 bits "up to batch-size 32 ish", since a larger product is bound by arithmetic, which codes
+do not save (gemlite's issue 15; 1 to 64 in its issue 13). Here the other way decodes the weight at
+each product, so gemlite's kernels may well be faster for more rows than that. `python -m
+tools.gpu_check` measures it on a card, and prints the number for VARIABLE.
 """
 VARIABLE = "BONSAI_QUANT_GEMLITE_ROWS"
 """The environment variable that replaces MOST_ROWS."""

@@ -202,7 +202,7 @@ def test_of_two_packed_files_none_is_chosen(packs, tmp_path):
         places.packed_file(str(tmp_path), tmp_path / "made")
 
 
-def test_of_a_repo_only_the_packed_file_is_fetched(packs, tmp_path, monkeypatch):
+def test_of_a_repo_only_the_packed_file_is_fetched(packs, tmp_path, cache, monkeypatch):
     files = {p.name: p.read_bytes() for p in file_of(packs).parent.iterdir() if p.is_file()}
     with FakeHub() as hub:
         use(hub.url, monkeypatch)

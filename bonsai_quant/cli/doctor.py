@@ -9,12 +9,14 @@ from pathlib import Path
 
 from bonsai_quant.core.numbers import size
 from bonsai_quant.core.requirements import (
+    DIFFUSERS,
     GEMLITE,
     HQQ,
     LOOK,
     MLX,
     ONNX,
     ONNXRUNTIME_SINCE,
+    PEFT,
     RUN,
     TRAIN,
     install,
@@ -59,6 +61,7 @@ def doctor() -> tuple[Finding, ...]:
         _mlx(),
         _gemlite(),
         _needs("hqq", HQQ, "text encoders of gemlite packs in 4 bits", extra="gemlite"),
+        _needs("diffusers", (*DIFFUSERS, *PEFT), "packs and LoRAs in stock diffusers"),
         _onnx(),
         Finding("processor", True, machine.processor()),
         _memory(),

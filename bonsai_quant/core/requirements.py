@@ -11,6 +11,10 @@ from .version import ON_INDEX, REPOSITORY, TOOL
 
 RUN = ("torch", "diffusers", "transformers")
 """What the torch runner needs."""
+DIFFUSERS = (*RUN, "accelerate")
+"""What the plug-in for diffusers needs."""
+PEFT = ("peft",)
+"""What loads LoRAs there."""
 TRAIN = ("matplotlib", "pillow")
 """What training needs beside it: curves to look at."""
 LOOK = ("pillow",)

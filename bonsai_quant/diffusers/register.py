@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bonsai_quant.core.errors import EnvironmentFault
-from bonsai_quant.core.requirements import RUN, install, installed, require
+from bonsai_quant.core.requirements import DIFFUSERS, install, installed, is_since, require
 
 SINCE = (0, 38)
 """The first version of diffusers with FLUX.2 Klein."""
@@ -28,11 +28,10 @@ def register() -> None:
 
 def check_packages() -> None:
     """Refuse to go on without what diffusers needs to load a quantized model."""
-    require((*RUN, "accelerate"), "run")
+    require(DIFFUSERS, "diffusers")
     present = installed("diffusers") or ""
-    numbers = tuple(int(n) for n in present.split(".")[:2] if n.isdecimal())
-    if numbers < SINCE:
+    if not is_since(present, SINCE):
         wanted = ".".join(map(str, SINCE))
         raise EnvironmentFault(
-            f"diffusers {present} has no FLUX.2 Klein; {wanted} or later has", hint=install("run")
+            f"diffusers {present} has no FLUX.2 Klein; {wanted} or later has", hint=install("diffusers")
         )

@@ -25,8 +25,8 @@ from bonsai_quant.core import requirements
 from bonsai_quant.core.requirements import install
 
 SECRET = "hf_notforanybodyseyes"
-PARTS = ["core", "run", "train", "mlx", "gemlite", "hqq", "onnx", "processor", "memory", "gpu",
-         "login", "cache", "disk"]  # fmt: skip
+PARTS = ["core", "run", "train", "mlx", "gemlite", "hqq", "diffusers", "onnx", "processor",
+         "memory", "gpu", "login", "cache", "disk"]  # fmt: skip
 
 
 @pytest.fixture
@@ -67,9 +67,9 @@ def test_text_and_json_tell_the_same_without_network(home, no_network, run):
 
 def test_each_extra_that_is_missing_has_its_command_on_a_line_of_its_own(home, bare, run):
     text = run("doctor").out.splitlines()
-    for extra in ("run", "train", "mlx", "gemlite", "onnx"):
+    for extra in ("run", "train", "mlx", "gemlite", "diffusers", "onnx"):
         assert [line for line in text if line == f"  {install(extra)}"]
-    assert len([line for line in text if line.startswith("  pip install -e")]) == 5
+    assert len([line for line in text if line.startswith("  pip install -e")]) == 6
     for line in text:
         if line.startswith("  "):
             assert shlex.split(line)[0] in ("pip", "hf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -42,9 +43,10 @@ def file(factors, tmp_path):
     for name, (a, b) in factors.items():
         tensors[f"transformer.{name}.lora_A.weight"] = a
         tensors[f"transformer.{name}.lora_B.weight"] = b
-    metadata = {"lora_adapter_metadata":
-                f'{{"transformer.r": {RANK}, "transformer.lora_alpha": {ALPHA}, '
-                f'"transformer.target_modules": {sorted(factors)}}}'.replace("'", '"')}  # fmt: skip
+    said = {"r": RANK, "lora_alpha": ALPHA, "target_modules": sorted(factors),
+            "rank_pattern": {}, "alpha_pattern": {}}  # fmt: skip
+    settings = json.dumps({f"transformer.{k}": v for k, v in said.items()})
+    metadata = {"lora_adapter_metadata": settings}
     save_file(tensors, tmp_path / "lora.safetensors", {"format": "pt"} | metadata)
     return str(tmp_path / "lora.safetensors")
 

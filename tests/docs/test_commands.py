@@ -17,7 +17,7 @@ from tests.support.fakehub import use
 from tests.support.writehub import WriteHub
 
 LANGUAGES = {"bash", "python", "yaml", "text"}
-NOT_RUN = 4
+NOT_RUN = 5
 """Blocks that say why they are not run."""
 FEWER = {
     "score": ("--prompts", "1", "--images", "1"),

@@ -33,5 +33,6 @@ def check_packages() -> None:
     if not is_since(present, SINCE):
         wanted = ".".join(map(str, SINCE))
         raise EnvironmentFault(
-            f"diffusers {present} has no FLUX.2 Klein; {wanted} or later has", hint=install("diffusers")
+            f"diffusers {present} has no FLUX.2 Klein; {wanted} or later has",
+            hint=install("diffusers"),
         )

@@ -34,6 +34,13 @@ class PackedLinear(packed_linear.PackedLinear, nn.Linear):  # type: ignore[misc]
         )
         self.register_parameter("bias", None)
 
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """s * t; the same numbers from torch alone where torch.compile looks on."""
+        if torch.compiler.is_compiling():
+            codes, scales = self.codes[start:stop], self.scales[start:stop].float()
+            return packed_linear.decode_on_device(codes, scales, self.bits)
+        return super().rows(start, stop)
+
     @property
     def weight(self) -> PackedWeight:
         """What may be asked of the weight without decoding it."""
@@ -64,6 +71,13 @@ class PackedWeight:
 
     def __isub__(self, other: object) -> NoReturn:
         _refuse()
+
+    @classmethod
+    def __torch_function__(cls, function: Any, *_more: Any) -> NoReturn:
+        raise Unsupported(
+            f"a packed weight is no tensor, so there is no {function.__name__} of it",
+            hint="call the layer, or load the pack in the format unpacked",
+        )
 
 
 def _refuse() -> NoReturn:

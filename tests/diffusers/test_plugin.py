@@ -85,3 +85,14 @@ def test_rows_at_a_time_give_the_bits_of_the_whole_matrix():
     x = torch.randn(8, 12288, generator=rng)
     with torch.inference_mode():
         assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.rows(0, 3072)))
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+def test_a_compiled_layer_computes_the_same(bits):
+    layer, rng = PackedLinear(128, 256, bits, torch.float32), torch.Generator().manual_seed(0)
+    layer.codes = torch.randint(0, 4, (128, 256 * bits // 8), generator=rng).byte() * 0x15
+    layer.scales = torch.rand((128, 2), generator=rng).half()
+    x = torch.randn(8, 256, generator=rng)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    with torch.inference_mode():
+        assert torch.equal(compiled(x), layer(x))

@@ -133,6 +133,12 @@ def test_open_pipeline_says_what_to_export(pack, standin, standin_packs, tmp_pat
         assert hint in e.value.hint
 
 
+def test_packed_weights_are_not_joined(pack):
+    model = Flux2Transformer2DModel.from_pretrained(pack, subfolder="transformer")
+    with pytest.raises(Unsupported, match="there is no cat of it"):
+        model.fuse_qkv_projections()
+
+
 @pytest.mark.parametrize(
     ("versions", "message"),
     [({"diffusers": None}, "diffusers not installed"),

@@ -1,0 +1,1 @@
+"""mini-klein's onnx packs in onnxruntime-web: in node (wasm) and in a browser (WebGPU)."""

@@ -4,8 +4,8 @@
 
 Every rule rounds the text encoder of mini-klein in another way; what that does to captions takes
 seconds. mini-klein and both packs that ship then paint the same captions from the same noise with
-each, or with those of --paint, which takes half a minute for each rule and model. The weights are decoded beforehand, so
-that every rule runs through diffusers' own code in float32. The figures go to
+each rule, or with those of --paint: half a minute for each rule and model. The weights are decoded
+beforehand, so that every rule runs through diffusers' own code in float32. The figures go to
 benchmarks/results/encoder.json and, as a table, between the marks of docs/quality.md.
 """
 

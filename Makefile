@@ -4,7 +4,7 @@ VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 RUN := $(VENV)/bin
 
-.PHONY: help setup demo test test-fast check fmt docs bench bench-run ladder clean
+.PHONY: help setup demo test test-fast check fmt docs bench bench-run clients ladder clean
 help:            ## print this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/: .*## / - /; s/:  *## / - /'
 
@@ -43,6 +43,10 @@ bench: setup     ## convert a full-size checkpoint and compare (needs 30 GB of d
 
 bench-run: setup ## run full-size packs: seconds a step and memory (needs 20 GB of disk, half an hour)
 	$(RUN)/python -m benchmarks.generate
+
+clients: setup   ## run packs in other programs, for docs/clients.md (builds one of them; minutes)
+	$(PIP) --editable '.[clients]' && $(PIP) --no-deps mlx-vlm==0.7.10
+	$(RUN)/python -m benchmarks.clients
 
 ladder: setup    ## score mini-klein and what rounding keeps of it, for docs/quality.md
 	$(RUN)/python -m benchmarks.retention

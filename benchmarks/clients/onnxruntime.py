@@ -9,7 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bonsai_quant.runners.sampling import Latents, Velocity
+from bonsai_quant.runners.tokens import position_ids, text_position_ids
+
 THREADS = 1
+
+
+def open_velocity(pack: Path) -> Velocity:
+    """All pictures at once, in float32."""
+
+    def of_pictures(z: Latents, sigma: float, captions: NDArray[np.float32]) -> Latents:
+        n, rows, columns, channels = z.shape
+        ids = position_ids(rows, columns, ()), text_position_ids(captions.shape[1])
+        return velocity(pack, z.reshape(n, -1, channels), sigma, captions, *ids).reshape(z.shape)
+
+    return of_pictures
 
 
 def velocity(

@@ -50,7 +50,11 @@ def measure(source: Path, mode: str, name: str, work: Path) -> dict[str, object]
     shutil.rmtree(out, ignore_errors=True)
     words = ["convert", source, "--mode", mode, "-f", name, "--transformer-only", "-o", out]
     figures = measured_child([sys.executable, "-m", "bonsai_quant", *map(str, words), "--quiet"])
-    found = {p.relative_to(out / name).as_posix(): p.stat().st_size for p in out.rglob("*") if p.is_file()}
+    found = {
+        p.relative_to(out / name).as_posix(): p.stat().st_size
+        for p in out.rglob("*")
+        if p.is_file()
+    }
     found = {p: n for p, n in found.items() if Path(p).name not in UNCOUNTED}
     shutil.rmtree(out)
     if found != planned:

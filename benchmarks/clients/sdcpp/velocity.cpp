@@ -14,8 +14,6 @@
 #include <fstream>
 #include <vector>
 
-#include "ggml-cpu.h"
-
 #include "flux.hpp"
 #include "model.h"
 

@@ -110,7 +110,8 @@ def answer_of(module: str, pack: Path, inputs: Path) -> dict[str, np.ndarray] | 
     )  # fmt: skip
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it ended"])[-1]
-        return last.rpartition("Error: ")[2].rpartition("Fault: ")[2][:120].replace("|", "/")
+        why = last.rpartition("Error: ")[2].rpartition("Fault: ")[2].partition(" -> ")[0]
+        return why.removeprefix("not run: ")[:120].replace("|", "/")
     with np.load(answer) as found:
         return dict(found)
 
@@ -127,6 +128,7 @@ def compare(
            "model": model.name, "mode": mode}  # fmt: skip
     if isinstance(answer, str) or isinstance(dense, str):
         return Row(**row, reason=str(answer if isinstance(answer, str) else dense))
+    row["version"] = str(answer["version"]) or client.version
     return Row(
         **row,
         error1=relative(answer["velocity1"], dense["velocity1"]),

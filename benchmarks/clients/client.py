@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from . import sdcpp
-
 MINI, KLEIN128 = "mini-klein", "klein128"
 """The model that ships, with 64 latent channels, and one with random weights and 128."""
 
@@ -17,7 +15,8 @@ class Client:
 
     module: in this folder; its `open_velocity(pack)` computes with the client's own code. Its
     SECONDS, where there are any, are the client's own clock.
-    package: the distribution whose version is shown.  install: what a reader types.
+    package: the distribution whose version is shown, unless the module has a `version()`.
+    install: what a reader types.
     format: of the pack that it loads.  model: that it can be shown with.
     """
 
@@ -30,10 +29,9 @@ class Client:
 
     @property
     def version(self) -> str:
-        """Of the package that is installed here, or that is built; empty without one."""
-        name, _, pinned = self.package.partition("==")
+        """Of the package that is installed here; empty without one."""
         try:
-            return pinned or version(name)
+            return version(self.package)
         except PackageNotFoundError:
             return ""
 
@@ -50,13 +48,9 @@ CLIENTS = (
     Client("stock diffusers with SDNQ", "sdnq", "sdnq", PLAIN + "sdnq", "sdnq"),
     Client("onnxruntime on a CPU", "onnxruntime", "onnxruntime", PLAIN + "onnxruntime", "onnx"),
     Client("mlx-vlm", "mlx_vlm", "mlx-vlm", PLAIN + "--no-deps mlx-vlm", "mlx"),
-    Client("ComfyUI, one dense file", "comfyui", "comfy-kitchen", COMFYUI, "comfyui", KLEIN128),
-    Client(
-        "ComfyUI with the node", "comfyui", "comfy-kitchen", COMFYUI, "comfyui-packed", KLEIN128
-    ),
-    Client(
-        "stable-diffusion.cpp, one dense file", "sdcpp", sdcpp.SDCPP, BUILT, "comfyui", KLEIN128
-    ),
-    Client("stable-diffusion.cpp", "sdcpp", sdcpp.SDCPP, BUILT, "gguf", KLEIN128),
+    Client("ComfyUI, one dense file", "comfyui", "comfyui", COMFYUI, "comfyui", KLEIN128),
+    Client("ComfyUI with the node", "comfyui", "comfyui", COMFYUI, "comfyui-packed", KLEIN128),
+    Client("stable-diffusion.cpp, one dense file", "sdcpp", "sdcpp", BUILT, "comfyui", KLEIN128),
+    Client("stable-diffusion.cpp", "sdcpp", "sdcpp", BUILT, "gguf", KLEIN128),
     Client("gemlite on CUDA", "gemlite", "gemlite", OURS + "'.[run,gemlite]'", "gemlite"),
 )

@@ -32,6 +32,12 @@ def open_velocity(pack: Path) -> Velocity:
     return lambda z, sigma, captions: velocity(pack, z, sigma, captions)
 
 
+def version() -> str:
+    """The engine's own."""
+    said = (Path(os.environ[ENGINE]) / "comfyui_version.py").read_text()
+    return said.partition('__version__ = "')[2].partition('"')[0]
+
+
 def velocity(pack: Path, z: Latents, sigma: float, captions: np.ndarray) -> Latents:
     """z: [n, rows, columns, channels].  captions: [n, tokens, width] -> like z, on the CPU."""
     file = str(open_pack(pack).path)

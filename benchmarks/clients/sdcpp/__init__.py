@@ -45,6 +45,11 @@ def build() -> Path:
     return PROGRAM
 
 
+def version() -> str:
+    """What it is built from."""
+    return f"{SDCPP.partition('==')[2]}, ggml of {GGML.replace('==', ' ')}"
+
+
 def _source(package: str) -> Path:
     """A source package, unpacked."""
     name = package.replace("==", "-").replace("-", "_", package.split("==")[0].count("-"))

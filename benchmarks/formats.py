@@ -36,7 +36,7 @@ def main(work: Path, source: Path | None) -> None:
     source = source or work / "klein-4b"
     if not source.exists():
         make(source, "klein-4b")
-    rows = [measure(source, mode, name, work) for mode in MODES for name in FORMATS]
+    rows = [measure(source, m, n, work) for m in MODES for n, f in FORMATS.items() if m in f.modes]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "formats.json").write_text(json.dumps(rows, indent=2) + "\n")
     write_between(ROOT / "docs" / "figures.md", "formats", table(rows))
@@ -69,7 +69,7 @@ def table(rows: list[dict]) -> str:
     lines = ["| format | ternary | binary | peak memory |", "|---|---|---|---|"]
     for name in FORMATS:
         of = {r["mode"]: r for r in rows if r["format"] == name}
-        sizes = (f"{of[mode]['bytes']:,} bytes" for mode in MODES)
+        sizes = (f"{of[mode]['bytes']:,} bytes" if mode in of else "-" for mode in MODES)
         peak = size(max(r["peak"] for r in of.values()))
         lines.append(f"| `{name}` | {' | '.join(sizes)} | {peak} |")
     return "\n".join(lines)

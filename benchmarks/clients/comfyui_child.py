@@ -16,6 +16,7 @@ import hashlib
 import importlib.util
 import json
 import sys
+import time
 import types
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -57,8 +58,10 @@ def main(folder: Path) -> None:
             model = models.get(key) or load(*key)
             models = {key: model}
             patched = with_loras(model, run["loras"])
+            began = time.perf_counter()
             velocities[str(i)] = velocity(patched, **inputs)
-        facts.append(state_of(patched) | {"grown": meter.peak - rest})
+            seconds = time.perf_counter() - began
+        facts.append(state_of(patched) | {"grown": meter.peak - rest, "seconds": seconds})
     np.savez(folder / "answers.npz", **velocities)
     (folder / "answers.json").write_text(json.dumps(facts))
 

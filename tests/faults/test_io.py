@@ -20,7 +20,7 @@ from .harness import digests, fail, failing, nothing, one_line, resumed, seam
 from .test_kill import OTHERS, half_done  # noqa: F401
 
 CODES = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
-FEW_AND_ALL = [5, pytest.param(1, marks=pytest.mark.slow)]
+FEW_AND_ALL = [7, pytest.param(1, marks=pytest.mark.slow)]
 
 
 def reached(world, out, act, operations) -> int:
@@ -36,7 +36,7 @@ def reached(world, out, act, operations) -> int:
 @pytest.mark.parametrize("operations", [OTHERS, ("pwrite",)], ids=["others", "pwrite"])
 @pytest.mark.parametrize("step", FEW_AND_ALL)
 def test_disk_full_or_failing(world, tmp_path, step, operations, overwrite):
-    """ENOSPC, EIO and EDQUOT, in turn, at every operation (at every fifth write)."""
+    """ENOSPC, EIO and EDQUOT, in turn, at every operation (at every seventh write)."""
     out, step = tmp_path / "out", step if operations == ("pwrite",) else 1
     if overwrite:
         world.put_old(out)

@@ -24,6 +24,7 @@ PERMITTED = {
         "run_child"
     },  # arrays for a child, in a temporary folder
     "verification/kernels/gemlite_child.py": {"main"},  # its answer
+    "runners/gemlite/tuned.py": {"keep"},  # gemlite writes into a temporary folder
     "sources/remote.py": {"fetch"},  # a mirror of headers, in a temporary folder
     "sources/header_mirror.py": {"copy_headers"},  # into that folder
     "storage/system.py": {"write_at"},  # what the seam itself is made of

@@ -85,7 +85,7 @@ def test_every_prompt_from_every_seed(pack, standin, tmp_path):
     ({"size": "48"}, "from 64 to 2048"),
     ({"size": "big"}, "give WIDTHxHEIGHT"),
     ({"steps": 0}, "0 steps"),
-    ({"backend": "tpu"}, "torch or mlx"),
+    ({"backend": "tpu"}, "torch or gemlite or mlx"),
     ({"out": "folder", "steps": 0, "seeds": [0, 1]}, "0 steps"),
     ({"out": "picture.jpg"}, "no .png file"),
     ({"out": "one.png", "seeds": [0, 1]}, "no folder for 2 pictures"),

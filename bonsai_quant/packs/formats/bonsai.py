@@ -76,14 +76,6 @@ class BonsaiFormat(Format):
         exact = canonical_scales(scales.astype(np.float32), f"{name}.scales")
         return PackedLayer(name, shape, bits, codes, exact)
 
-    def dense(
-        self, layer: PackedLayer, parts: Sequence[np.ndarray], start: int, stop: int
-    ) -> np.ndarray:
-        """s * t."""
-        from bonsai_quant.quantization.dequantize import weights
-
-        return weights(layer, start, stop)
-
     def layout(self, info: PackInfo) -> Layout:
         """One file; a single metadata key, so that its bytes do not depend on hash order."""
         about = {

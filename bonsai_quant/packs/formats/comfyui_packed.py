@@ -92,14 +92,6 @@ class ComfyuiPackedFormat(Format):
         exact = canonical_scales(from_bf16(scales), weight + SCALE)
         return PackedLayer(name, shape, bits, codes, exact)
 
-    def dense(
-        self, layer: PackedLayer, parts: Sequence[np.ndarray], start: int, stop: int
-    ) -> np.ndarray:
-        """s * t."""
-        from bonsai_quant.quantization.dequantize import weights
-
-        return weights(layer, start, stop)
-
     def layout(self, info: PackInfo) -> Layout:
         """One file; Unsupported where q, k and v are not all packed or all kept."""
         specs = {s.name: s for s in all_specs(self, info)}

@@ -72,7 +72,10 @@ class Format(Protocol):
     def dense(
         self, layer: PackedLayer, parts: Sequence[np.ndarray], start: int, stop: int
     ) -> np.ndarray:
-        """Rows [start, stop) of the float32 weights that this format's clients compute."""
+        """Rows [start, stop) of the float32 weights that this format's clients compute: s * t."""
+        from bonsai_quant.quantization.dequantize import weights
+
+        return weights(layer, start, stop)
 
     def layout(self, info: PackInfo) -> Layout:
         """The weight file, to the byte. Raises Unsupported for a pack that it cannot hold."""

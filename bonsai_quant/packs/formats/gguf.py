@@ -124,14 +124,6 @@ class GgufFormat(Format):
         exact = canonical_scales(np.ascontiguousarray(each[..., 0]), f"{name}.weight")
         return PackedLayer(name, shape, bits, codes, exact)
 
-    def dense(
-        self, layer: PackedLayer, parts: Sequence[np.ndarray], start: int, stop: int
-    ) -> np.ndarray:
-        """d times -1, 0 or +1."""
-        from bonsai_quant.quantization.dequantize import weights
-
-        return weights(layer, start, stop)
-
     def layout(self, info: PackInfo) -> Layout:
         """One file; Unsupported where q, k and v are not all packed or all kept."""
         about: dict[str, str | int] = {

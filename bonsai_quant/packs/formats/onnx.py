@@ -77,14 +77,6 @@ class OnnxFormat(Format):
         scales = canonical_scales(parts[1].astype(np.float32), f"{name}.scales")
         return PackedLayer(name, shape, bits, codes, scales)
 
-    def dense(
-        self, layer: PackedLayer, parts: Sequence[np.ndarray], start: int, stop: int
-    ) -> np.ndarray:
-        """Scale times -1, 0 or +1."""
-        from bonsai_quant.quantization.dequantize import weights
-
-        return weights(layer, start, stop)
-
     def layout(self, info: PackInfo) -> Layout:
         """The weights alone; Unsupported where there is no graph of the transformer."""
         check(info)

@@ -99,7 +99,7 @@ def test_a_moving_branch_gives_one_commit(remote, files, local, tmp_path):
     other = models.save_folder(tmp_path / "x" / "transformer", models.tensors(seed=1)).parent
 
     def move(request: str) -> None:
-        if "/api/models/" in request:
+        if "/api/" in request:
             remote.commit(contents(other))
 
     remote.after = move

@@ -263,12 +263,12 @@ def _autocast(here):
     return asked
 
 
-@walk("training/calibrate/block_walk.py:run_block")
+@walk("training/trajectories/layered.py:run_block")
 def _(here):
-    from bonsai_quant.training.calibrate.block_walk import Stream, run_block
+    from bonsai_quant.training.trajectories.layered import Stream, run_block
 
     asked = _autocast(here)
-    tensor = SimpleNamespace(to=lambda device: device, cpu=lambda: "back")
+    tensor = SimpleNamespace(to=lambda device: device)
 
     class Block:
         def parameters(self):
@@ -276,12 +276,11 @@ def _(here):
 
         def __call__(self, hidden_states, encoder_hidden_states):
             assert (hidden_states, encoder_hidden_states) == (CUDA, CUDA)
-            return tensor, tensor
+            return "text", "picture"
 
     stream = Stream(tensor, tensor, {}, {})
-    run_block(Block(), "transformer_blocks.0", stream, advance=True)
+    assert run_block(Block(), "transformer_blocks.0", stream) == ("picture", "text")
     assert asked == [("cuda", torch.bfloat16, True)]
-    assert (stream.picture, stream.text) == ("back", "back")
 
 
 @walk("training/trajectories/denoiser.py:Denoiser.forward")

@@ -26,7 +26,7 @@ from typing import Any
 import click
 import numpy as np
 
-from bonsai_quant.conversion.calibration_file import open_calibration
+from bonsai_quant.conversion.calibration import open_calibration
 from bonsai_quant.conversion.convert import write_packs
 from bonsai_quant.conversion.options import ConversionOptions
 from bonsai_quant.conversion.plan import Plan, plan, plan_conversion

@@ -134,7 +134,7 @@ def after_report(out: Path, pack: str) -> str:
 def after_calibrate(source: str, mode: str | None, solver: str | None, out: Path) -> str:
     """Round with it."""
     return command(
-        "convert", source, "--mode", mode or "ternary", "--solver", solver or "gptq",
+        "convert", source, "--mode", mode or "ternary", "--solver", solver or "weighted",
         "--calibration", out, "-o", "packs",
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from bonsai_quant.core.schema import PackInfo, PlannedTensor
 from bonsai_quant.packs.deployment import Deployment, work_bytes
 
-from .calibration_file import Calibration
+from .calibration import Calibration
 
 BLOCK = 8 << 20
 """Bytes of source read, solved and hashed at a time."""
@@ -24,7 +24,7 @@ def conversion_memory(
 ) -> int:
     """Bytes at the worst moment: of the transformer, or of what goes beside it afterwards."""
     solving = peak_memory(info, threads) + merge_memory(tensors, threads)
-    solving += hessian_memory(info, threads) if calibrated else 0
+    solving += threads * calibrated.work_bytes(info.packed) if calibrated else 0
     others = [PROCESS_BYTES + work_bytes(d, threads) for d in beside.values()]
     return max(solving, *others, 0)
 
@@ -36,12 +36,6 @@ def peak_memory(info: PackInfo, threads: int) -> int:
     kept = max((t.size * 2 for t in info.kept), default=0)
     # A finished layer stands in memory with its base-3, transposed and dense-chunk copies.
     return PROCESS_BYTES + (2 * threads + 2) * block + threads * max(3 * packed, 2 * kept)
-
-
-def hessian_memory(info: PackInfo, threads: int) -> int:
-    """Bytes of the moments that solvers hold: H, damped, its inverse and factor, in float64."""
-    widest = max((t.shape[1] for t in info.packed), default=0)
-    return threads * 5 * 8 * widest**2
 
 
 def merge_memory(tensors: Sequence[PlannedTensor], threads: int) -> int:

@@ -20,7 +20,7 @@ from bonsai_quant.sources.checkpoint import Source
 from bonsai_quant.sources.lora import Adapter, open_adapters
 from bonsai_quant.sources.open import open_source
 
-from .calibration_file import Calibration, open_calibration
+from .calibration import Calibration, open_calibration
 from .memory_need import conversion_memory
 from .options import ConversionOptions
 from .planned_files import PlannedFile, planned_files
@@ -158,13 +158,8 @@ def _calibration(
         if folder is None:
             return None
         calibration = open_calibration(folder)
+        calibration.check_recipe(recipe)
         calibration.check(info.packed)
-        if calibration.record.mode not in (None, recipe.mode):
-            raise UsageError(
-                f"was made behind {calibration.record.mode} layers, and this pack is {recipe.mode}",
-                where=str(folder),
-                hint="calibrate for this mode",
-            )
         return calibration
     if needs:
         raise UsageError(

@@ -21,7 +21,7 @@ from bonsai_quant.packs.provenance_record import (
 from bonsai_quant.sources.checkpoint import ORIGINS, Source
 from bonsai_quant.storage.strict_json import read_json
 
-from .calibration_file import Calibration
+from .calibration import Calibration
 from .plan import Plan
 
 log = logging.getLogger(__name__)

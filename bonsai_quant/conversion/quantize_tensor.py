@@ -12,12 +12,11 @@ import xxhash
 from bonsai_quant.core.schema import GROUP, LayerStats, PackedLayer, PlannedTensor, Span
 from bonsai_quant.quantization.bf16 import as_float32, from_stored
 from bonsai_quant.quantization.grid import round_kept
-from bonsai_quant.quantization.hessian import Hessian
-from bonsai_quant.quantization.solvers import SOLVERS, solve
+from bonsai_quant.quantization.solvers import Solved, solve
 from bonsai_quant.quantization.solvers.nearest import DOT, ENERGY, ERROR, NONZERO, RECONSTRUCTED
 from bonsai_quant.sources.lora.merge import Factors, merged, read_factors
 
-from .calibration_file import Calibration
+from .calibration import Guide
 from .checks import Checks
 from .value_checks import bad_value, check_plausible, check_solved
 
@@ -47,7 +46,7 @@ class TensorQuantizer:
         bits: int,
         checks: Checks,
         skip: bool,
-        calibration: Calibration | None = None,
+        guide: Guide | None = None,
     ) -> None:
         self.planned, self.solver, self.bits = planned, solver, bits
         self.checks, self.skip = checks, skip
@@ -56,8 +55,7 @@ class TensorQuantizer:
         self.digests: dict[int, bytes] = {}
         self.inexact = 0
         self.arrays: dict[str, np.ndarray] = {}
-        self.calibration = calibration
-        self.hessian: Hessian | None = None
+        self.guide = guide
         self.factors: Factors | None = None
         self.blank = bool(planned.deltas)
         """Only zeros came so far, where a LoRA will hide that."""
@@ -77,7 +75,7 @@ class TensorQuantizer:
         values = self._merge(from_stored(data, span.stored.spec.dtype), span.at)
         tensor = self.planned.tensor
         if tensor.action != "keep":
-            solved = solve(values, self.solver, tensor.action, self.bits, self._hessian())
+            solved = self._solve(values, span.at)
             check_solved(solved, values, span)
             parts = {
                 "codes": solved.codes,
@@ -102,15 +100,13 @@ class TensorQuantizer:
             factors = self.factors
         return merged(np.ascontiguousarray(values), factors, at)
 
-    def _hessian(self) -> Hessian | None:
-        """What the layer's inputs look like, read and made ready by whoever comes first."""
-        if self.calibration is None:
-            return None
-        with self.lock:
-            if self.hessian is None:
-                self.hessian = self.calibration.hessian(self.planned.tensor.linear)
-                SOLVERS[self.solver].prepare(self.hessian)
-            return self.hessian
+    def _solve(self, values: np.ndarray, at: int) -> Solved:
+        """By the calibration where there is one, else by the weights alone."""
+        if self.guide is not None:
+            return self.guide.solve(values, at)
+        action = self.planned.tensor.action
+        assert action != "keep"
+        return solve(values, self.solver, action, self.bits)
 
     def _array(self, name: str, part: np.ndarray) -> np.ndarray:
         with self.lock:
@@ -134,10 +130,12 @@ class TensorQuantizer:
         ordered = b"".join(self.digests[at] for at in sorted(self.digests))
         digest = xxhash.xxh3_128_hexdigest(ordered)
         # What is done must not stay in memory.
-        arrays, self.arrays, self.hessian, self.factors = self.arrays, {}, None, None
+        arrays, self.arrays, self.factors = self.arrays, {}, None
         tensor = self.planned.tensor
         if self.skip:
             return QuantizedTensor(self.planned, None, None, None, digest)
+        if self.guide is not None:
+            self.guide.finish()
         if not tensor.packed:
             stats = LayerStats(
                 tensor.name,
@@ -151,7 +149,7 @@ class TensorQuantizer:
         stats = _packed_stats(self.planned, arrays, self.bits)
         check_plausible(
             stats, arrays["sums"], self.planned, self.checks,
-            blank=self.blank, guided=self.calibration is not None,
+            blank=self.blank, guided=self.guide is not None,
         )  # fmt: skip
         out, n = tensor.shape
         layer = PackedLayer(tensor.linear, (out, n), self.bits, arrays["codes"], arrays["scales"])

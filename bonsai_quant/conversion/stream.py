@@ -15,13 +15,14 @@ from typing import Protocol
 import numpy as np
 
 from bonsai_quant.core.progress import Progress, no_progress
-from bonsai_quant.core.schema import NUMPY_DTYPE, Span
+from bonsai_quant.core.schema import NUMPY_DTYPE, PlannedTensor, Span
 from bonsai_quant.core.threads import Pool
 from bonsai_quant.sources.checkpoint import SourceFile
 from bonsai_quant.sources.remote import compare_with_hub, download
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.containers.safetensors import parse_header
 
+from .calibration import Guide
 from .checks import Checks
 from .memory_need import BLOCK
 from .plan import Plan
@@ -57,7 +58,7 @@ def run(
             plan.info.bits,
             checks,
             t.tensor.name in done,
-            plan.calibration if t.tensor.packed else None,
+            _guide(plan, t),
         )
         for t in plan.tensors
     }
@@ -87,6 +88,13 @@ def run(
     for lora in plan.loras:
         lora.check_unchanged()
     return digests
+
+
+def _guide(plan: Plan, planned: PlannedTensor) -> Guide | None:
+    """How the plan's calibration rounds a tensor."""
+    if plan.calibration is None or not planned.tensor.packed:
+        return None
+    return plan.calibration.guide(planned.tensor, plan.recipe.solver, plan.info.bits)
 
 
 def _read(file: SourceFile, plan: Plan) -> Iterator[tuple[Span | None, np.ndarray]]:

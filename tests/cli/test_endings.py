@@ -102,8 +102,9 @@ MADE = {
 }
 """What the long commands return, as far as their next step reads it."""
 LONG = {
-    "calibrate": (["calibrate", "a b"], ["convert", "a b", "--mode", "ternary", "--solver", "gptq",
-                                         "--calibration", "c d", "-o", "packs"]),
+    "calibrate": (["calibrate", "a b"],
+                  ["convert", "a b", "--mode", "ternary", "--solver", "weighted", "--calibration",
+                   "c d", "-o", "packs"]),
     "fold": (["fold", "a b", "--calibration", "c"], ["convert", "c d", "--mode", "ternary"]),
     "distill": (["distill", "a b", "--recipe", "mini-klein-binary"],
                 ["convert", "c d", "--mode", "binary"]),

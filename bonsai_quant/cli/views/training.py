@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bonsai_quant.conversion.calibration.record import CodesRecord
 from bonsai_quant.core import numbers
 from bonsai_quant.training.calibrate import Calibrated
 from bonsai_quant.training.distill import Distilled
@@ -11,13 +12,21 @@ from .answer import Answer, Table
 
 
 def calibrated(result: Calibrated) -> Answer:
-    """What was measured, and how to use it."""
+    """What was measured or solved, and how to use it."""
     r = result.record
-    behind = f"behind {r.mode} layers by {r.solver}" if r.solver else "in full precision"
-    lines = [
-        f"{result.out}: inputs of {len(r.inputs)} layers, {behind}",
-        f"{r.states} states of {r.prompts.number} prompts, {numbers.size(r.size)}",
-    ]
+    if isinstance(r, CodesRecord):
+        error, nearest = (
+            sum(getattr(layer, kind) for layer in r.layers.values()) / len(r.layers)
+            for kind in ("error", "nearest")
+        )
+        what = [
+            f"{result.out}: {r.mode} codes of {len(r.layers)} layers by {r.solver}",
+            f"error of a layer's outputs: {error:.4f}; with the nearest codes {nearest:.4f}",
+        ]
+    else:
+        what = [f"{result.out}: inputs of {len(r.inputs)} layers in full precision"]
+    seen = f"{r.states} states of {r.prompts.number} prompts, {numbers.size(r.size)}"
+    lines = [*what, seen]
     return Answer("\n".join(lines), {"out": str(result.out), **r.model_dump(mode="json")})
 
 

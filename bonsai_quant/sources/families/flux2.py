@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from bonsai_quant.core.errors import BadInput, Unsupported, printable
 from bonsai_quant.core.schema import Piece, StoredTensor, TensorSpec
 
+from .flux2_order import STAGES, parts, same_input
 from .model import Family, Model, ModelTensor, Rows, Share, check_names, check_shape
 
 log = logging.getLogger(__name__)
@@ -352,21 +353,6 @@ def _config(counts: tuple[int, int], sizes: Mapping[str, int], guidance: bool) -
     }
 
 
-SAME_INPUT = {
-    "attn.to_k": "attn.to_q",
-    "attn.to_v": "attn.to_q",
-    "attn.add_k_proj": "attn.add_q_proj",
-    "attn.add_v_proj": "attn.add_q_proj",
-}
-"""Linears of a block that read what another one of it reads."""
-
-
-def same_input(linear: str) -> str:
-    """The first of the linears that read what this one reads. linear: diffusers name."""
-    for name, first in SAME_INPUT.items():
-        if linear.endswith(f".{name}"):
-            return f"{linear.removesuffix(name)}{first}"
-    return linear
-
-
-FAMILY = Family("flux2", detect, original_rows, same_input, tuple(ours for ours, _, _ in BLOCKS))
+FAMILY = Family(
+    "flux2", detect, original_rows, same_input, tuple(ours for ours, _, _ in BLOCKS), STAGES, parts
+)

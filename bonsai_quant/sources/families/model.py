@@ -72,6 +72,9 @@ class Family:
     original_rows: (name, n) -> where the original layout holds a tensor; () when it has none.
     same_input: linear -> the first of the linears that read what this one reads.
     blocks: diffusers' lists of blocks, in the order in which they run.
+    stages: list of blocks -> names of a block's linears, stage after stage: what one stage reads is
+    computed by those before it.
+    parts: (linear, its shape) -> where its rows begin to serve another purpose, 0 first.
     """
 
     name: str
@@ -79,6 +82,8 @@ class Family:
     original_rows: Callable[[str, int], tuple[Rows, ...]]
     same_input: Callable[[str], str]
     blocks: tuple[str, ...]
+    stages: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    parts: Callable[[str, tuple[int, ...]], tuple[int, ...]] = lambda linear, shape: (0,)
 
 
 def check_names(expected: Iterable[str], found: Iterable[str], place: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bonsai_quant.conversion.calibration_file import CalibrationRecord
+from bonsai_quant.conversion.calibration.record import CalibrationRecord
 from bonsai_quant.conversion.plan import plan
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE, default_out
 from bonsai_quant.core.errors import UsageError, unknown

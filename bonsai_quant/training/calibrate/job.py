@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonsai_quant.conversion.plan import Plan
+from bonsai_quant.core.schema import PackTensor
 from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.sources.families import FAMILIES, Family
+
+Part = tuple[str, int]
+"""A layer's name and the first of its rows that are weighed together."""
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationJob:
     """Which layers of which pipeline are calibrated, with what, and where the result goes.
 
-    solver: rounds each block before the next is run; None keeps full precision.
+    solver: solves every layer behind those before it; None keeps full precision.
     prompts: a file; None for the shipped ones.  n_prompts: prompts that are used.
     at_once: states in a block at a time.
     """
@@ -34,7 +38,30 @@ class CalibrationJob:
         return FAMILIES[self.plan.source.model.family]
 
     @property
+    def layers(self) -> dict[str, PackTensor]:
+        """Every packed layer, by the name of its module."""
+        return {t.tensor.linear: t.tensor for t in self.plan.tensors if t.tensor.packed}
+
+    @property
     def inputs(self) -> dict[str, str]:
         """Packed layer -> the first of the layers that read the same input."""
-        linears = [t.tensor.linear for t in self.plan.tensors if t.tensor.packed]
-        return {linear: self.family.same_input(linear) for linear in linears}
+        return {linear: self.family.same_input(linear) for linear in self.layers}
+
+    def starts(self, linear: str) -> tuple[int, ...]:
+        """The first rows of a layer's parts."""
+        return self.family.parts(linear, self.layers[linear].shape)
+
+    def rows(self, linear: str) -> dict[Part, slice]:
+        """The rows of each part of a layer."""
+        starts = self.starts(linear)
+        stops = (*starts[1:], self.layers[linear].shape[0])
+        return {(linear, a): slice(a, b) for a, b in zip(starts, stops, strict=True)}
+
+    def stages(self, block: str) -> list[list[str]]:
+        """A block's packed layers, stage after stage."""
+        names = self.family.stages.get(block.rpartition(".")[0])
+        inside = [n for n in self.layers if n.startswith(f"{block}.")]
+        if names is None:
+            return [inside] if inside else []
+        stages = [[n for s in stage if (n := f"{block}.{s}") in self.layers] for stage in names]
+        return [stage for stage in stages if stage]

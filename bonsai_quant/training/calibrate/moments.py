@@ -1,50 +1,106 @@
-"""Second moments of the inputs of linears, added up while the model runs."""
+"""Second moments of what linears read, added up while blocks run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import nn
 
-Hook = Callable[[nn.Module, tuple[torch.Tensor, ...]], None]
+SKIPPED = 1e-3
+"""Tokens that together have less than this share of all weight are left out of the sums."""
+PROBES = 32
+"""Random combinations of the inputs that are kept, to measure a pack's outputs by."""
 
 
-class Moments:
-    """H = sum x x' / tokens for each of some linears: [in, in] float32."""
+class AllCaught(Exception):
+    """The inputs that were asked for are known: the rest of the block need not run."""
 
-    def __init__(self, linears: Mapping[str, nn.Linear]) -> None:
+
+class Inputs:
+    """What some linears of a block read, each input once. x: linear -> [n, tokens, in]."""
+
+    def __init__(self, linears: Mapping[str, nn.Module]) -> None:
         self.linears = linears
-        self.sums: dict[str, torch.Tensor] = {}
-        self.tokens: dict[str, int] = {}
+        self.x: dict[str, torch.Tensor] = {}
 
     @contextmanager
-    def collecting(self) -> Iterator[None]:
-        """Add up the inputs of every linear that runs meanwhile."""
-        hooks = [m.register_forward_pre_hook(self._adder(n)) for n, m in self.linears.items()]
+    def catching(self, *, stop: bool) -> Iterator[None]:
+        """Keep the inputs of a run. stop: leave the block, without a word, once all are there."""
+        self.x.clear()
+
+        def keep(name: str, inputs: tuple[torch.Tensor, ...]) -> None:
+            self.x[name] = inputs[0].detach().float()
+            if stop and len(self.x) == len(self.linears):
+                raise AllCaught
+
+        hooks = [
+            module.register_forward_pre_hook(lambda _, inputs, name=name: keep(name, inputs))
+            for name, module in self.linears.items()
+        ]
         try:
             yield
+        except AllCaught:
+            pass
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def _adder(self, name: str) -> Hook:
-        def add(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            x = inputs[0].detach().flatten(0, -2).float()
-            with torch.autocast(x.device.type, enabled=False):
-                product = x.T @ x
-            if name in self.sums:
-                self.sums[name] += product
-            else:
-                self.sums[name] = product
-            self.tokens[name] = self.tokens.get(name, 0) + len(x)
 
-        return add
+class Moments:
+    """Sums over weighted tokens, of x the rounded model's input and y the full-precision one's.
 
-    def result(self, name: str) -> np.ndarray:
-        """H of one linear's inputs, exactly symmetric."""
-        h = self.sums[name] / self.tokens[name]
-        mean: np.ndarray = ((h + h.T) / 2).cpu().numpy()
-        return mean
+    H = E[w x x'].  C = E[w y x'].  [in, in] float32, on the device.
+    probes: R x and R y of the same weighted tokens, R random signs: [2, PROBES, in] float32, so
+    that |R y W' - R x W''|^2 is about PROBES E[w |W y - W' x|^2].
+    """
+
+    def __init__(self, n: int, *, both: bool, device: torch.device, seed: int = 0) -> None:
+        self.h = torch.zeros(n, n, device=device)
+        self.c = torch.zeros(n, n, device=device) if both else self.h
+        self.probes = torch.zeros(2, PROBES, n, device=device)
+        self.weight, self.random = 0.0, torch.Generator().manual_seed(seed)
+
+    def add(
+        self, y: torch.Tensor, x: torch.Tensor, weights: torch.Tensor, least: float = -1.0
+    ) -> None:
+        """y, x: [n, tokens, in].  weights: [n, tokens]; those below `least` are left out."""
+        w = weights.flatten()
+        self.weight += float(w.sum())
+        used = (w > least).nonzero().squeeze(1).to(x.device)
+        root = w.to(x.device)[used].sqrt()[:, None]
+        x = x.flatten(0, 1)[used] * root
+        y = y.flatten(0, 1)[used] * root
+        self.h.addmm_(x.T, x)
+        if self.c is not self.h:
+            self.c.addmm_(y.T, x)
+        signs = torch.randint(0, 2, (PROBES, len(x)), generator=self.random) * 2.0 - 1.0
+        signs = signs.to(x.device)
+        self.probes[0].addmm_(signs, y)
+        self.probes[1].addmm_(signs, x)
+
+    def finish(self) -> None:
+        """From sums to means; H exactly symmetric."""
+        self.h = (self.h + self.h.T) / (2 * self.weight) if self.weight else self.h
+        self.c = self.c / self.weight if self.weight else self.c
+        self.probes /= self.weight**0.5 or 1.0
+
+
+def negligible(weights: torch.Tensor) -> float:
+    """The weight up to which tokens can be left out: together they have SKIPPED of the sum."""
+    ordered = weights.flatten().sort().values
+    below = int((ordered.cumsum(0) < SKIPPED * ordered.sum()).sum())
+    return float(ordered[below - 1]) if below else -1.0
+
+
+def target(
+    weight: torch.Tensor, h: torch.Tensor, c: torch.Tensor, factor: torch.Tensor
+) -> torch.Tensor:
+    """What to round in the place of W: it gives W y on x as well as any matrix can.
+
+    min_V E[w |W y - V x|^2] + l |W - V|^2 has V = W (C + l I) (H + l I)^-1, written as
+    W + W (C - H) U'U with the factor U'U = (H + l I)^-1 (https://arxiv.org/abs/2504.09629).
+    weight: [rows, in].  factor: U, [in, in] upper.
+    """
+    return weight + (weight @ (c - h)) @ factor.T @ factor

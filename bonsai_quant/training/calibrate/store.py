@@ -1,4 +1,4 @@
-"""The moments on disk: those that an interrupted run left, and the new ones."""
+"""Tensors of a calibration on disk: those that an interrupted run left, and the new ones."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from bonsai_quant.storage.tensors import read
 from bonsai_quant.storage.writer import WeightFile, sums_from_json
 
 
-class MomentStore:
-    """Writes moments to a file, and reads them back. stored: the names that are in it."""
+class Store:
+    """Writes tensors to a file, and reads them back. stored: the names that are in it."""
 
     def __init__(self, file: WeightFile, journal: Journal) -> None:
         self.file, self.journal = file, journal
@@ -21,14 +21,14 @@ class MomentStore:
             if sums is not None and file.holds(name, sums[name]):
                 self.stored.add(name)
 
-    def put(self, name: str, moments: np.ndarray) -> None:
-        """Write moments, and note in the journal that they are there."""
-        self.file.put(name, moments)
+    def put(self, name: str, values: np.ndarray) -> None:
+        """Write a tensor, and note in the journal that it is there."""
+        self.file.put(name, values)
         sums = self.file.sums[name]
         self.journal.add({"tensor": name, "sums": [sums.xxh3, sums.crc32]})
 
     def get(self, name: str) -> np.ndarray:
-        """Read moments: [in, in] float32."""
+        """Read a tensor, in its shape."""
         spec = next(s for s in self.file.layout.specs if s.name == name)
         stored = StoredTensor(spec, self.file.path, self.file.layout.offsets[name])
         return read(stored, self.file.fd)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bonsai_quant.conversion.calibration_file import Calibration, open_calibration
+from bonsai_quant.conversion.calibration import open_calibration
+from bonsai_quant.conversion.calibration.moments import Moments
 from bonsai_quant.conversion.plan import Plan, plan
 from bonsai_quant.conversion.provenance import KEY, calibration_stage, earlier
 from bonsai_quant.conversion.settings import DEFAULT_SOURCE, default_out
@@ -63,13 +64,13 @@ def fold(
         raise UsageError("is a pack", where=source, hint="give the full-precision pipeline")
     work = plan(source, mode="ternary", formats="bonsai")
     known = open_calibration(calibration)
-    known.check(work.info.packed)
-    if known.record.solver is not None:
+    if not isinstance(known, Moments):
         raise UsageError(
             "was made behind rounded layers",
             where=str(calibration),
             hint="make one without --solver, in full precision",
         )
+    known.check(work.info.packed)
     digests = {f.name: fs.sha256_file(f.path)[1] for f in work.source.files}
     known.check_source(digests)
     target = default_out(source, "folded") if out is None else Path(out)
@@ -94,7 +95,7 @@ def fold(
 
 
 def _provenance(
-    work: Plan, known: Calibration, moves: Sequence[str], digests: dict[str, str]
+    work: Plan, known: Moments, moves: Sequence[str], digests: dict[str, str]
 ) -> ProvenanceRecord:
     before = earlier(work.source, digests)
     return ProvenanceRecord(
@@ -111,7 +112,7 @@ class Folding:
     """Tensors of a source as they are or folded, a block in memory at a time."""
 
     def __init__(
-        self, work: Plan, calibration: Calibration, moves: tuple[str, ...], progress: Progress
+        self, work: Plan, calibration: Moments, moves: tuple[str, ...], progress: Progress
     ) -> None:
         self.calibration, self.moves, self.progress = calibration, moves, progress
         self.tensors = {t.tensor.name: t for t in work.tensors}

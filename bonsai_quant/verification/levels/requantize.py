@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +40,8 @@ def _check(pack: Pack, source: str, job: Job) -> Check:
     manifest = pack.manifest if pack.manifest and pack.manifest.source.files else None
     if missing := _missing_option(manifest, job):
         return Check("codes", subject, "not run", missing)
+    if problem := _other_calibration(manifest, job):
+        return Check("codes", subject, "failed", problem)
     plan = _plan(pack, manifest, source, job)
     if _inventory(plan.info) != _inventory(pack.info):
         return Check("codes", subject, "failed", "the source holds other tensors")
@@ -58,7 +61,27 @@ def _check(pack: Pack, source: str, job: Job) -> Check:
     run(plan, look, checks=checks, progress=job.progress, label="quantizing the source again")
     if wrong := _first(differences):
         return Check("codes", subject, "failed", wrong)
-    return Check("codes", subject, "passed", "quantized again: the same codes and values")
+    detail, figures = _outputs(plan)
+    return Check(
+        "codes", subject, "passed", f"quantized again: the same codes and values{detail}", figures
+    )
+
+
+def _outputs(plan: Plan) -> tuple[str, dict[str, float]]:
+    """What was measured on the way, where codes came from a calibration that keeps probes."""
+    from bonsai_quant.conversion.calibration.record import CodesRecord
+
+    if plan.calibration is None or not isinstance(plan.calibration.record, CodesRecord):
+        return "", {}
+    layers = plan.calibration.record.layers.values()
+    error, nearest = (
+        sum(getattr(layer, kind) for layer in layers) / len(layers) for kind in ("error", "nearest")
+    )
+    detail = (
+        f"; on the calibration's inputs every layer has the recorded error of its outputs, "
+        f"{error:.4f} on average; the nearest codes have {nearest:.4f}"
+    )
+    return detail, {"output_error": error, "nearest_output_error": nearest}
 
 
 def _is_its_source(manifest: Manifest, plan: Plan, job: Job) -> bool:
@@ -106,16 +129,22 @@ def _missing_option(manifest: Manifest | None, job: Job) -> str:
     return ""
 
 
+def _other_calibration(manifest: Manifest | None, job: Job) -> str:
+    """That another calibration was given than the pack was made with, or ''."""
+    from bonsai_quant.conversion.calibration.record import RECORD
+
+    if manifest is None or not manifest.calibration or job.calibration is None:
+        return ""
+    record = Path(job.calibration) / RECORD
+    if not record.is_file() or fs.sha256_file(record)[1] == manifest.calibration:
+        return ""
+    return f"{job.calibration} is not the one that guided it"
+
+
 def _other_inputs(manifest: Manifest | None, job: Job, plan: Plan) -> str:
     """What was given and is not what the pack was made with, or ''."""
     if manifest is None:
         return ""
-    if (
-        manifest.calibration
-        and plan.calibration
-        and plan.calibration.sha256 != (manifest.calibration)
-    ):
-        return f"{job.calibration} is not the one that guided it"
     expected = {(a.sha256, a.scale, a.config): a for a in manifest.source.lora}
     given = {(a.sha256, a.scale, a.config): a for a in plan.loras}
     if wrong := sorted(given.keys() - expected.keys(), key=str):

@@ -1,0 +1,159 @@
+"""Solve every layer behind those before it, and keep what proves the result."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bonsai_quant.conversion.calibration.codes import OutputError
+from bonsai_quant.core.progress import Progress
+from bonsai_quant.core.schema import PackTensor
+from bonsai_quant.quantization.dequantize import decoded
+from bonsai_quant.quantization.hessian import Hessian
+from bonsai_quant.quantization.solvers import SOLVERS, Solved, solve
+from bonsai_quant.storage.staging import Staging
+from bonsai_quant.training.trajectories.layered import Stream, advance, run_block
+
+from .job import CalibrationJob, Part
+from .moments import Inputs, Moments, negligible, target
+from .paint import TokenWeights
+from .prepared import Prepared
+from .states import painted
+from .store import Store
+
+
+def solve_layers(
+    job: CalibrationJob, prepared: Prepared, store: Store, staging: Staging, progress: Progress
+) -> dict[str, Any]:
+    """Store codes, scales and probes of all layers; -> what the record says of them."""
+    states, weights = painted(job, prepared, staging, store.journal, progress)
+    model = prepared.model
+    original = prepared.streams(states)
+    rounded = [s.copy() for s in original]
+    layers: dict[str, dict[str, Any]] = {}
+    progress.phase("solving", len(job.layers), "layers",
+                   work=sum(t.shape[0] * t.shape[1] ** 2 for t in job.layers.values()))  # fmt: skip
+    for name in model.block_names:
+        block = BlockSolver(job, name, (model.block(name), model.block(name)), weights, store)
+        for stage in job.stages(name):
+            layers |= block.solve(stage, original, rounded, progress)
+        advance(block.original, name, original)
+        advance(block.rounded, name, rounded)
+    return {"states": sum(len(s.picture) for s in original), "layers": layers}
+
+
+class BlockSolver:
+    """One block twice: as it is in the source, and with the layers that are solved so far."""
+
+    def __init__(
+        self, job: CalibrationJob, name: str, blocks: tuple[nn.Module, nn.Module],
+        weights: TokenWeights, store: Store,
+    ) -> None:  # fmt: skip
+        self.job, self.name, self.weights, self.store = job, name, weights, store
+        self.original, self.rounded = blocks
+
+    def solve(
+        self, stage: list[str], original: list[Stream], rounded: list[Stream], progress: Progress
+    ) -> dict[str, dict[str, Any]]:
+        """Solve the layers of a stage, which read what the stages before it computed."""
+        wanted = [n for n in stage if not self._stored(n)]
+        moments = self._moments(wanted, original, rounded) if wanted else {}
+        found = {}
+        for linear in stage:
+            tensor, module = self.job.layers[linear], self._module(self.rounded, linear)
+            if linear in wanted:
+                self._solve(linear, module.weight, moments)
+            codes, scales = (self.store.get(f"{linear}.{x}") for x in ("codes", "scales"))
+            weight = decoded(codes, scales, self.job.plan.info.bits)
+            found[linear] = self._errors(linear, module.weight.cpu().numpy(), weight)
+            module.weight.copy_(torch.from_numpy(weight))
+            progress.advance(work=tensor.shape[0] * tensor.shape[1] ** 2)
+        return found
+
+    def _module(self, block: nn.Module, linear: str) -> nn.Linear:
+        module: nn.Linear = block.get_submodule(linear.removeprefix(f"{self.name}."))
+        return module
+
+    def _stored(self, linear: str) -> bool:
+        return {f"{linear}.{x}" for x in ("codes", "scales", "probes")} <= self.store.stored
+
+    def _moments(
+        self, linears: list[str], original: list[Stream], rounded: list[Stream]
+    ) -> dict[Part, Moments]:
+        """Run both blocks up to these layers, side by side, and add up what they read."""
+        device = next(self.original.parameters()).device
+        inputs = [
+            Inputs({n: self._module(block, n) for n in linears})
+            for block in (self.original, self.rounded)
+        ]
+        parts = [part for n in linears for part in self.job.rows(n)]
+        sums = {
+            part: Moments(
+                self.job.layers[part[0]].shape[1], both=True, device=device,
+                seed=zlib.crc32(f"{self.job.seed} {part}".encode()),
+            )
+            for part in parts
+        }  # fmt: skip
+        least = {part: negligible(self.weights.of[part]) for part in parts}
+        at = 0
+        for streams in zip(original, rounded, strict=True):
+            for block, stream, caught in zip(
+                (self.original, self.rounded), streams, inputs, strict=True
+            ):
+                with caught.catching(stop=True):
+                    run_block(block, self.name, stream.copy())
+            stop = at + len(streams[0].picture)
+            for part, moments in sums.items():
+                y, x = (caught.x[part[0]] for caught in inputs)
+                moments.add(y, x, self.weights.of[part][at:stop], least[part])
+            at = stop
+        for moments in sums.values():
+            moments.finish()
+        return sums
+
+    def _solve(self, linear: str, weight: torch.Tensor, moments: dict[Part, Moments]) -> None:
+        """Solve a layer part by part, and store it."""
+        solved = []
+        tensor = self.job.layers[linear]
+        for part, rows in self.job.rows(linear).items():
+            solved.append(_solve_part(self.job, tensor, weight[rows], moments[part]))
+        probes = torch.stack([moments[part].probes for part in self.job.rows(linear)])
+        for name, values in (
+            ("codes", np.concatenate([s.codes for s in solved])),
+            ("scales", np.concatenate([s.scales for s in solved])),
+            ("probes", probes.cpu().numpy()),
+        ):
+            if f"{linear}.{name}" not in self.store.stored:
+                self.store.put(f"{linear}.{name}", values)
+
+    def _errors(self, linear: str, weight: np.ndarray, rounded: np.ndarray) -> dict[str, Any]:
+        """What the record says of a layer."""
+        tensor, starts = self.job.layers[linear], self.job.starts(linear)
+        probes, bits = self.store.get(f"{linear}.probes"), self.job.plan.info.bits
+        mode: Any = tensor.action
+        plain = solve(weight, "exact", mode, bits)
+        errors = {}
+        for key, values in (
+            ("error", rounded), ("nearest", decoded(plain.codes, plain.scales, bits))
+        ):  # fmt: skip
+            outputs = OutputError(probes, starts)
+            outputs.add(weight, values, 0)
+            errors[key] = outputs.relative
+        return errors | {"starts": starts}
+
+
+def _solve_part(
+    job: CalibrationJob, tensor: PackTensor, weight: torch.Tensor, moments: Moments
+) -> Solved:
+    """The codes and scales of some rows of a layer, all weighed alike."""
+    assert job.solver is not None
+    hessian = Hessian(moments.h.double().cpu().numpy())
+    SOLVERS[job.solver].prepare(hessian)
+    factor = torch.from_numpy(hessian.factor).to(weight.dtype).to(weight.device)
+    wanted = target(weight, moments.h, moments.c, factor)
+    mode: Any = tensor.action
+    return solve(wanted.cpu().numpy(), job.solver, mode, job.plan.info.bits, hessian)

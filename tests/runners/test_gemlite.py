@@ -26,14 +26,21 @@ from bonsai_quant.packs.read import open_pack
 from bonsai_quant.runners import _packs_on_cuda, open_runner
 from bonsai_quant.runners.gemlite import card, rule, tuned
 from bonsai_quant.runners.gemlite.linear import PAD, from_pack
+from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.runners.torch.adapter import LowRank
+from bonsai_quant.runners.torch.dense import open_pipeline, paint_dense
 from bonsai_quant.runners.torch.transformer import packed_transformer
+from bonsai_quant.sources.shipped import shipped_folder
 from bonsai_quant.verification.levels.images import psnr
-from tests.support import warm
+from tests.docs.conftest import SIZES
+from tests.support import loras, warm
 from tests.support.pipelines import save_pipeline
 
 pytestmark = pytest.mark.heavy
 CPU = torch.device("cpu")
+CIRCLE = "a red circle left of a blue square"
+STRENGTH = 2.5
+"""Of a LoRA: the picture is another one, and still one."""
 ALL = ("bonsai", "mlx", "gemlite", "unpacked")
 
 
@@ -164,6 +171,36 @@ def test_interpreted_kernels_paint_what_the_torch_runner_paints(mode, tmp_path):
         )  # fmt: skip
     a, b = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("torch", "gemlite"))
     assert psnr(a, b) > 50
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("gemlite") is None, reason="gemlite is not installed")
+@pytest.mark.parametrize("mode", ["ternary", "binary"])
+def test_a_lora_beside_interpreted_kernels_paints_what_merged_weights_paint(mode, tmp_path):
+    """On a pack that ships. Merged in float32 with the same codes: no code of our adapters."""
+    pack, source = shipped_folder(f"mini-klein-{mode}"), shipped_folder("mini-klein")
+    pairs = loras.pairs(SIZES["real"], seed=3)
+    file = loras.STYLES["diffusers"](tmp_path / "style.safetensors", pairs)
+    kernels = {"TRITON_INTERPRET": "1", rule.VARIABLE: "4608"}
+    for name, more in (("with", ["--lora", f"{file}:{STRENGTH}"]), ("without", [])):
+        subprocess.run(
+            [sys.executable, "-m", "bonsai_quant", "generate", pack, "-p", CIRCLE, "-o",
+             tmp_path / f"{name}.png", "--backend", "gemlite", *more],
+            check=True, capture_output=True, env=os.environ | kernels,
+        )  # fmt: skip
+    pipe, pictures = open_pipeline(pack, pipeline=str(source)), {}
+    for name in ("without", "with"):
+        if name == "with":
+            for layer, pair in pairs.items():
+                weight = pipe.transformer.get_submodule(layer).weight.data
+                weight += torch.from_numpy(STRENGTH * loras.delta(pair)).float()
+        (pictures[name],) = paint_dense(pipe, [CIRCLE], [0], read_benchmark(source).settings)
+    found = {
+        name: psnr(np.asarray(Image.open(tmp_path / f"{name}.png")), merged)
+        for name, merged in pictures.items()
+    }
+    assert min(found.values()) > 40
+    assert psnr(pictures["with"], pictures["without"]) < 30
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -18,6 +16,8 @@ import numpy as np
 from benchmarks.marked_text import ROOT
 from bonsai_quant.packs.read import open_pack
 from bonsai_quant.runners.sampling import Latents, Velocity
+
+from ..source_package import unpacked
 
 SDCPP = "stable-diffusion-cpp-python==0.4.7"
 GGML = "llama-cpp-python==0.3.36"
@@ -34,8 +34,8 @@ def build() -> Path:
         return PROGRAM
     if shutil.which("cmake") is None:
         raise RuntimeError("no cmake")
-    sdcpp = _source(SDCPP) / "vendor" / "stable-diffusion.cpp"
-    ggml = _source(GGML) / "vendor" / "llama.cpp" / "ggml"
+    sdcpp = unpacked(SDCPP) / "vendor" / "stable-diffusion.cpp"
+    ggml = unpacked(GGML) / "vendor" / "llama.cpp" / "ggml"
     here, threads = Path(__file__).parent, str(os.cpu_count() or 1)
     for command in (
         ["cmake", "-S", here, "-B", PROGRAM.parent, f"-DGGML={ggml}", f"-DSDCPP={sdcpp}"],
@@ -48,19 +48,6 @@ def build() -> Path:
 def version() -> str:
     """What it is built from."""
     return f"{SDCPP.partition('==')[2]}, ggml of {GGML.replace('==', ' ')}"
-
-
-def _source(package: str) -> Path:
-    """A source package, unpacked."""
-    name = package.replace("==", "-").replace("-", "_", package.split("==")[0].count("-"))
-    folder = WORK / name
-    if not folder.is_dir():
-        WORK.mkdir(parents=True, exist_ok=True)
-        fetch = ["download", "--quiet", "--no-deps", "--no-binary", ":all:", "-d", WORK, package]
-        subprocess.run([sys.executable, "-m", "pip", *fetch], check=True)
-        with tarfile.open(WORK / f"{name}.tar.gz") as archive:
-            archive.extractall(WORK, filter="data")
-    return folder
 
 
 def open_velocity(pack: Path) -> Velocity:

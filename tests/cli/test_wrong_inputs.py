@@ -73,7 +73,7 @@ TABLE = [
     ("diff mini-klein-ternary", 2, "'B'", "diff mini-klein-ternary packs/bonsai"),
     ("publish packs/mlx", 2, "OWNER/NAME", "publish packs/mlx YOUR-NAME/mini-klein-ternary-mlx"),
     ("generate mini-klein-ternary", 2, "--prompt", "--prompt 'a red circle left of a blue square'"),
-    (f"convert {TERNARY} --solver gptq -o x", 2, "needs a calibration",
+    (f"plan {TERNARY} --solver gptq", 2, "needs a calibration",
      "bonsai-quant calibrate mini-klein --mode ternary --solver gptq -o calibration"),
     # Words without their option.
     ("convert mini-klein ternary -o x", 2, "extra argument (ternary)",

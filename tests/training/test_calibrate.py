@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from diffusers import Flux2Transformer2DModel
 from safetensors.numpy import load_file, save_file
 
 from bonsai_quant import calibrate, convert, plan, recover, verify
+from bonsai_quant.cli.main import cli
 from bonsai_quant.conversion.calibration import open_calibration
 from bonsai_quant.conversion.calibration.record import CODES, MOMENTS, RECORD
-from bonsai_quant.core.errors import BadInput, OutputExists, UsageError
+from bonsai_quant.core.errors import BadInput, EnvironmentFault, OutputExists, UsageError
 from bonsai_quant.packs.pipeline import locate
 from bonsai_quant.packs.read import open_pack
 from bonsai_quant.runners.picture_settings import read_benchmark
@@ -226,6 +229,40 @@ def test_convert_says_what_it_needs(standin, plain, tmp_path):
         plan(str(standin), mode="ternary", calibration=plain)
     with pytest.raises(BadInput, match="no such file"):
         plan(str(standin), mode="ternary", solver="gptq", calibration=tmp_path)
+
+
+def test_convert_calibrates_first_when_nobody_has(standin, behind, tmp_path, monkeypatch):
+    """The command line's convert, with a calibration that was made before in the place of one."""
+    mode, calibration, packs = behind
+    asked = []
+
+    def made(source, *, out, **arguments):
+        asked.append((source, out.name, arguments["solver"], arguments["mode"]))
+        shutil.copytree(calibration, out)
+
+    module = importlib.import_module("bonsai_quant.training.calibrate.calibrate")
+    monkeypatch.setattr(module, "calibrate", made)
+    words = ["convert", str(standin), "--mode", mode, "--solver", "gptq", "-f", "bonsai", "-o"]
+    for name in ("out", "again"):
+        folder = tmp_path / name
+        if name == "again":  # a calibration that is there is used
+            shutil.copytree(calibration, tmp_path / "again-calibration")
+        done = CliRunner().invoke(cli, [*words, str(folder)])
+        assert done.exit_code == 0, done.output
+        mine, theirs = (p / "bonsai" / "model.safetensors" for p in (folder, packs))
+        assert mine.read_bytes() == theirs.read_bytes()
+    assert asked == [(str(standin), "out-calibration", "gptq", mode)]
+
+
+def test_it_says_what_it_will_take_and_refuses_what_does_not_fit(
+    standin, few, tmp_path, monkeypatch, caplog
+):
+    arguments = {"mode": "ternary", "solver": "gptq", "prompts": str(few), "n_prompts": 2}
+    monkeypatch.setattr("bonsai_quant.training.calibrate.run.available", lambda: 100 << 20)
+    with pytest.raises(EnvironmentFault, match=r"about .* are needed \(program.*100 MB|105 MB"):
+        calibrate(str(standin), out=tmp_path / "cal", **arguments)
+    assert not (tmp_path / "cal").exists()
+    assert "8 states of 16 + 20 tokens: about 0:0" in caplog.text
 
 
 def test_a_calibration_of_the_other_mode(behind, standin):

@@ -18,7 +18,10 @@ from bonsai_quant.conversion.convert import convert as run_convert
 from bonsai_quant.conversion.export import export as run_export
 from bonsai_quant.conversion.plan import explain
 from bonsai_quant.conversion.plan import plan as run_plan
+from bonsai_quant.conversion.settings import choose_recipe, default_out
 from bonsai_quant.packs.formats import DEFAULT_FORMATS, FORMAT_NAMES
+from bonsai_quant.quantization.solvers import CALIBRATED
+from bonsai_quant.training.calibrate import calibrated
 
 
 @click.command(
@@ -56,6 +59,8 @@ def convert(
 
     \b
     bonsai-quant convert mini-klein --mode ternary -o packs
+    # codes that keep what layers do: calibrates first, and says what that takes
+    bonsai-quant convert mini-klein --mode ternary --solver gptq -o packs-gptq
     # a fine-tune, with a LoRA merged at 0.8, for Macs only
     bonsai-quant convert my-finetune --mode binary --lora style.safetensors:0.8 -f mlx
     # the real model, from the Hub
@@ -68,6 +73,11 @@ def convert(
         show(plan, next_step=next_steps.typed(without=["dry_run"]))
         return
     with shown_progress(show) as progress:
+        if folder := _missing_calibration(source, out, options):
+            options["calibration"] = calibrated(
+                source, folder, recipe=options["recipe"], mode=options["mode"],
+                solver=options["solver"], resume=resume, progress=progress,
+            )  # fmt: skip
         result = run_convert(
             source,
             out=out,
@@ -78,6 +88,14 @@ def convert(
             **options,
         )
     show(views.converted(result, source), next_step=next_steps.after_convert(result.out, source))
+
+
+def _missing_calibration(source: str, out: str | None, options: dict[str, Any]) -> Path | None:
+    """Where the calibration goes that the solver needs and nobody gave."""
+    recipe, _ = choose_recipe(options["recipe"], options["mode"], options["solver"])
+    if recipe.solver not in CALIBRATED or options["calibration"] or options["lora"]:
+        return None
+    return Path(f"{out or default_out(source, recipe.mode)}-calibration")
 
 
 @click.command(cls=Command, needs="mode recipe", first="mode formats name")

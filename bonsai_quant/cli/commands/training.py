@@ -10,7 +10,7 @@ from bonsai_quant.cli import completion, next_steps
 from bonsai_quant.cli import options as shared
 from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import common_options, open_output, shown_progress
-from bonsai_quant.cli.types import OneOf, Whole
+from bonsai_quant.cli.types import OneOf, PictureSize, Whole
 from bonsai_quant.cli.views import conversion as conversion_view
 from bonsai_quant.cli.views import training as training_view
 from bonsai_quant.packs.formats import DEFAULT_FORMATS
@@ -32,8 +32,8 @@ PREPARED = ("mode", "recipe", "out", "prompts", "seed", "start")
 @shared.choice(
     "--solver",
     kind=OneOf("solver", CALIBRATED),
-    help="Round each block with it before the next is run.",
-    unset="nothing is rounded",
+    help="Solve every layer with it, behind those before it.",
+    unset="nothing is rounded, and inputs are measured",
 )
 @click.option("-o", "--out", metavar="OUT", help="Output folder. [default: NAME-calibration]")
 @shared.prompts
@@ -53,14 +53,21 @@ PREPARED = ("mode", "recipe", "out", "prompts", "seed", "start")
     metavar="N",
     help="States that pass a block at the same time; fewer need less memory.",
 )
+@click.option(
+    "--size",
+    type=PictureSize(),
+    metavar="WxH",
+    help="Width and height of the pictures that are painted. [default: the pipeline's]",
+)
 @shared.seed("Seed of the noise.")
 @shared.overwrite
 @shared.resume
 @common_options
 def calibrate(source: str, **options: Any) -> None:
-    """Measure what each layer reads, for solvers.
+    """Choose codes that keep what each layer does.
 
-    The solvers weighted and gptq round better with it than without.
+    Every layer is solved behind those before it, on states of the model's own way to pictures.
+    It says first what time and memory that takes. `convert` packs the result.
 
     \b
     bonsai-quant calibrate mini-klein --mode ternary --solver gptq -o calibration

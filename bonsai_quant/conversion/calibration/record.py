@@ -16,7 +16,8 @@ class _Record(pydantic.BaseModel):
 
     source: sha256 of its files, by name.
     states: how many were looked at on the way from noise to picture, formerly `samples`.
-    n_prompts, at_once: as asked for.  compute: with what; None in records of earlier versions.
+    n_prompts, at_once, picture_size: as asked for.
+    compute: with what; None in records of earlier versions.
     sha256, size: of the tensors.  files: all that belong to it.
     """
 
@@ -29,6 +30,7 @@ class _Record(pydantic.BaseModel):
     seed: int
     n_prompts: int | None = None
     at_once: int | None = None
+    picture_size: str | None = None
     compute: ComputeRecord | None = None
     sha256: str
     size: int

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from bonsai_quant.core.errors import BadInput, Unsupported, printable
 from bonsai_quant.core.schema import Piece, StoredTensor, TensorSpec
 
-from .flux2_order import STAGES, parts, same_input
+from .flux2_order import STAGES, parts, reads, same_input
 from .model import Family, Model, ModelTensor, Rows, Share, check_names, check_shape
 
 log = logging.getLogger(__name__)
@@ -354,5 +354,12 @@ def _config(counts: tuple[int, int], sizes: Mapping[str, int], guidance: bool) -
 
 
 FAMILY = Family(
-    "flux2", detect, original_rows, same_input, tuple(ours for ours, _, _ in BLOCKS), STAGES, parts
+    "flux2",
+    detect,
+    original_rows,
+    same_input,
+    tuple(ours for ours, _, _ in BLOCKS),
+    STAGES,
+    parts,
+    reads,
 )

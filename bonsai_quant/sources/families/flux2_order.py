@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .model import Reads
+
 SAME_INPUT = {
     "attn.to_k": "attn.to_q",
     "attn.to_v": "attn.to_q",
@@ -30,6 +32,16 @@ STAGES = {
     "single_transformer_blocks": (("attn.to_qkv_mlp_proj",), ("attn.to_out",)),
 }  # fmt: skip
 """Linears of the two kinds of blocks, in the order in which they run."""
+
+
+TEXT = (".attn.add_", ".attn.to_add_out", ".ff_context.")
+
+
+def reads(linear: str) -> Reads:
+    """Which tokens a linear reads. linear: diffusers name."""
+    if linear.startswith("single_transformer_blocks."):
+        return "both"
+    return "text" if any(t in linear for t in TEXT) else "picture"
 
 
 def parts(linear: str, shape: tuple[int, ...]) -> tuple[int, ...]:

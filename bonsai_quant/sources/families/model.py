@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bonsai_quant.core.errors import BadInput
 from bonsai_quant.core.schema import Piece, StoredTensor
@@ -64,6 +64,10 @@ class Model:
     family: str = ""
 
 
+Reads = Literal["picture", "text", "both"]
+"""The tokens of a state that a linear reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """One row of FAMILIES: what a family's file knows.
@@ -75,6 +79,7 @@ class Family:
     stages: list of blocks -> names of a block's linears, stage after stage: what one stage reads is
     computed by those before it.
     parts: (linear, its shape) -> where its rows begin to serve another purpose, 0 first.
+    reads: linear -> which tokens it reads.
     """
 
     name: str
@@ -84,6 +89,7 @@ class Family:
     blocks: tuple[str, ...]
     stages: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
     parts: Callable[[str, tuple[int, ...]], tuple[int, ...]] = lambda linear, shape: (0,)
+    reads: Callable[[str], Reads] = lambda linear: "both"
 
 
 def check_names(expected: Iterable[str], found: Iterable[str], place: str) -> None:

@@ -1,5 +1,5 @@
-"""Learn what the inputs of every layer look like, on the model's own way to pictures."""
+"""Solve every layer by what it reads on the model's own way to pictures."""
 
-from .calibrate import Calibrated, calibrate
+from .calibrate import Calibrated, calibrate, calibrated
 
-__all__ = ["Calibrated", "calibrate"]
+__all__ = ["Calibrated", "calibrate", "calibrated"]

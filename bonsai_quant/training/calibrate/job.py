@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bonsai_quant.conversion.plan import Plan
-from bonsai_quant.core.schema import PackTensor
+from bonsai_quant.core.schema import PackTensor, PictureSettings
 from bonsai_quant.packs.pipeline import Pipeline
+from bonsai_quant.runners.generate import choose_settings
 from bonsai_quant.sources.families import FAMILIES, Family
 
 Part = tuple[str, int]
@@ -20,7 +21,8 @@ class CalibrationJob:
 
     solver: solves every layer behind those before it; None keeps full precision.
     prompts: a file; None for the shipped ones.  n_prompts: prompts that are used.
-    at_once: states in a block at a time.
+    at_once: states in a block at a time.  size: WIDTHxHEIGHT of the pictures; None for the
+    pipeline's own.
     """
 
     pipeline: Pipeline
@@ -31,11 +33,17 @@ class CalibrationJob:
     at_once: int
     seed: int
     out: Path
+    size: str | None = None
 
     @property
     def family(self) -> Family:
         """What is known of the model's family."""
         return FAMILIES[self.plan.source.model.family]
+
+    @property
+    def pictures(self) -> PictureSettings:
+        """How the prompts are painted."""
+        return choose_settings(self.pipeline, self.size, None)
 
     @property
     def layers(self) -> dict[str, PackTensor]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.runners.runner import start
 from bonsai_quant.runners.sampling import levels
 from bonsai_quant.runners.torch.runner import TorchRunner
@@ -50,7 +49,7 @@ class Prepared:
 
 def prepare(job: CalibrationJob, prompts: Prompts) -> Prepared:
     """Encode the prompts, draw the noise, and load what stands around the blocks."""
-    settings, runner = read_benchmark(job.pipeline.folder).settings, TorchRunner(job.pipeline)
+    settings, runner = job.pictures, TorchRunner(job.pipeline)
     words = settings.max_sequence_length
     captions = torch.from_numpy(runner.encode(list(prompts.used), words))
     seeds = [job.seed * 1_000_003 + i for i in range(len(prompts.used))]

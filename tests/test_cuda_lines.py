@@ -294,6 +294,13 @@ def _(here):
     assert v.dtype == torch.float32
 
 
+@walk("training/compute.py:device_here")
+def _(here):
+    from bonsai_quant.training.compute import device_here
+
+    assert device_here() == torch.device("cuda")
+
+
 @walk("training/compute.py:compute_here")
 def _(here):
     from bonsai_quant.training.compute import compute_here

@@ -7,6 +7,11 @@ import torch
 from bonsai_quant.packs.provenance_record import ComputeRecord
 
 
+def device_here() -> torch.device:
+    """What a training or a calibration computes on."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def compute_here(processes: int = 1) -> ComputeRecord:
     """The record of this process's device. processes: that share a training."""
     on_gpu = torch.cuda.is_available()

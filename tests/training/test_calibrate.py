@@ -258,7 +258,7 @@ def test_it_says_what_it_will_take_and_refuses_what_does_not_fit(
     standin, few, tmp_path, monkeypatch, caplog
 ):
     arguments = {"mode": "ternary", "solver": "gptq", "prompts": str(few), "n_prompts": 2}
-    monkeypatch.setattr("bonsai_quant.training.calibrate.run.available", lambda: 100 << 20)
+    monkeypatch.setattr("bonsai_quant.training.calibrate.announce.available", lambda: 100 << 20)
     with pytest.raises(EnvironmentFault, match=r"about .* are needed \(program.*100 MB|105 MB"):
         calibrate(str(standin), out=tmp_path / "cal", **arguments)
     assert not (tmp_path / "cal").exists()

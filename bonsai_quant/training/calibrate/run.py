@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,6 @@ from bonsai_quant.conversion.calibration.record import (
     CodesRecord,
     MomentsRecord,
 )
-from bonsai_quant.core.memory import available, require
-from bonsai_quant.core.numbers import duration, size
 from bonsai_quant.core.progress import Progress
 from bonsai_quant.core.schema import GROUP, TensorSpec
 from bonsai_quant.core.version import TOOL, __version__
@@ -29,15 +26,13 @@ from bonsai_quant.storage.writer import WeightFile
 from bonsai_quant.training.compute import compute_here
 from bonsai_quant.training.trajectories.prompts import choose_prompts, prompts_record
 
-from . import cost
+from .announce import announce
 from .job import CalibrationJob
 from .moments import PROBES
 from .plain import collect
 from .prepared import prepare
 from .solve_layers import solve_layers
 from .store import Store
-
-log = logging.getLogger(__name__)
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -46,6 +41,43 @@ def run(
 ) -> CalibrationRecord:
     """Write OUT; -> its record."""
     prompts = choose_prompts(job.pipeline, job.prompts, job.n_prompts)
+    identity = _identity(job)
+    specs, name = (_solved_specs(job), CODES) if job.solver else (_moment_specs(job), MOMENTS)
+    bound = identity | {"prompts": prompts.sha256, "layers": [[s.name, s.shape] for s in specs]}
+    with (
+        Staging(job.out, overwrite=overwrite, resume=resume, left=finished) as staging,
+        kept_for_resume(staging),
+    ):
+        journal = Journal(staging, bound, resume=resume, of=len(specs))
+        layout = safetensors_layout(specs, {"format": "bonsai-quant calibration"})
+        file = WeightFile(staging, name, layout, resume=bool(journal.entries))
+        try:
+            store = Store(file, journal)
+            announce(job, len(prompts.used))
+            prepared = prepare(job, prompts)
+            found: dict[str, Any]
+            if job.solver is None:
+                found = {"states": collect(job, prepared, store, progress), "inputs": job.inputs}
+            else:
+                found = solve_layers(job, prepared, store, staging, progress)
+            n_bytes, sha256 = file.finish()
+        finally:
+            file.close()
+            journal.close()
+        record = _record(job, identity | found | {
+            "prompts": prompts_record(prompts, job.prompts).model_dump(),
+            "compute": compute_here(),
+            "size": n_bytes,
+            "sha256": sha256,
+            "files": [RECORD, name],
+        })  # fmt: skip
+        staging.write_file(RECORD, record.model_dump_json(indent=2).encode() + b"\n")
+        staging.commit({name, RECORD})
+    return record
+
+
+def _identity(job: CalibrationJob) -> dict[str, Any]:
+    """What of the record is known before the work."""
     identity: dict[str, Any] = {
         "tool": {"name": TOOL, "version": __version__},
         "base": job.plan.info.base,
@@ -58,62 +90,7 @@ def run(
     }
     if job.size is not None:
         identity["picture_size"] = job.size
-    specs, name = (_solved_specs(job), CODES) if job.solver else (_moment_specs(job), MOMENTS)
-    bound = identity | {"prompts": prompts.sha256, "layers": [[s.name, s.shape] for s in specs]}
-    with (
-        Staging(job.out, overwrite=overwrite, resume=resume, left=finished) as staging,
-        kept_for_resume(staging),
-    ):
-        journal = Journal(staging, bound, resume=resume, of=len(specs))
-        layout = safetensors_layout(specs, {"format": "bonsai-quant calibration"})
-        file = WeightFile(staging, name, layout, resume=bool(journal.entries))
-        try:
-            store = Store(file, journal)
-            _announce(job, len(prompts.used))
-            prepared = prepare(job, prompts)
-            found: dict[str, Any]
-            if job.solver is None:
-                found = {"states": collect(job, prepared, store, progress), "inputs": job.inputs}
-            else:
-                found = solve_layers(job, prepared, store, staging, progress)
-            size, sha256 = file.finish()
-        finally:
-            file.close()
-            journal.close()
-        record = _record(job, identity | found | {
-            "prompts": prompts_record(prompts, job.prompts).model_dump(),
-            "compute": compute_here(),
-            "size": size,
-            "sha256": sha256,
-            "files": [RECORD, name],
-        })  # fmt: skip
-        staging.write_file(RECORD, record.model_dump_json(indent=2).encode() + b"\n")
-        staging.commit({name, RECORD})
-    return record
-
-
-def _announce(job: CalibrationJob, n_prompts: int) -> None:
-    """Say what a calibration with a solver will take, and refuse what does not fit."""
-    if job.solver is None:
-        return
-    sizes = cost.sizes(job, n_prompts)
-    parts, work = cost.memory(job, sizes), cost.work(job, sizes)
-    need = sum(parts.values())
-    for part, n in parts.items():
-        log.info("%s  %s", size(n), part)
-    seconds = work.total / cost.speed(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    log.warning(
-        "%d layers, %d states of %d + %d tokens: about %s and %s of memory",
-        len(job.layers), sizes.states, sizes.tokens, sizes.words, duration(seconds), size(need),
-    )  # fmt: skip
-    most = max(parts, key=lambda p: parts[p])
-    require(
-        need,
-        available(),
-        problem=f"about {size(need)} are needed ({most}: {size(parts[most])})",
-        where=job.pipeline.name,
-        hint="use fewer prompts, or smaller pictures with --size",
-    )
+    return identity
 
 
 def _record(job: CalibrationJob, fields: dict[str, Any]) -> CalibrationRecord:

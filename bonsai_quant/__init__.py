@@ -21,6 +21,7 @@ from bonsai_quant.training.calibrate import calibrate
 from bonsai_quant.training.distill import distill
 from bonsai_quant.training.fold import fold
 from bonsai_quant.training.recover import recover
+from bonsai_quant.training.tune import tune
 from bonsai_quant.verification.verify import verify
 
 __all__ = [
@@ -43,5 +44,6 @@ __all__ = [
     "recover",
     "report",
     "score",
+    "tune",
     "verify",
 ]

@@ -13,7 +13,7 @@ import yaml
 from .errors import UsageError, suggest
 from .schema import Action, Mode
 
-TRAINING = ("calibration", "distillation")
+TRAINING = ("calibration", "tuning", "distillation")
 """Keys that only the recipes of `recover` and `distill` may have."""
 
 _STRICT = pydantic.ConfigDict(extra="forbid", frozen=True)

@@ -93,6 +93,7 @@ class RoundingStage(pydantic.BaseModel):
 class TrainingStage(pydantic.BaseModel):
     """Codes and scales were trained, with the source as the teacher.
 
+    kind: `tuning` where codes stayed as they were.
     recipe: with the settings below, and the name that a user may type.  mode: of the codes.
     updates, batch: of the settings, again.  start: sha256 of the manifest of the pack that training
     began with; None where it began with the source.
@@ -101,6 +102,10 @@ class TrainingStage(pydantic.BaseModel):
 
     model_config = _STRICT
     stage: Literal["training"] = "training"
+    # Not written for distillations, whose records keep the bytes that they had.
+    kind: Literal["distillation", "tuning"] = pydantic.Field(
+        default="distillation", exclude_if=lambda kind: kind == "distillation"
+    )
     version: str
     mode: str
     recipe: RecipeRecord

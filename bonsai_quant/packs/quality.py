@@ -86,7 +86,7 @@ def way_of(manifest: Manifest) -> str | None:
     kind, stages = kind_of(manifest), manifest.provenance.stages if manifest.provenance else []
     folded = any(isinstance(s, FoldingStage) for s in stages)
     if kind == "trained":
-        return "trained"
+        return "tuned" if _only_tuned(manifest) else "trained"
     if manifest.recipe.get("layers") or kind not in ("rounding only", "calibrated"):
         return None
     solver = str(manifest.recipe["solver"])
@@ -95,6 +95,13 @@ def way_of(manifest: Manifest) -> str | None:
     if folded:
         return "folded" if solver == "gptq" else None
     return solver
+
+
+def _only_tuned(manifest: Manifest) -> bool:
+    """Whether no training changed a code."""
+    stages = manifest.provenance.stages if manifest.provenance else []
+    kinds = {s.kind for s in stages if isinstance(s, TrainingStage)}
+    return kinds == {"tuning"}
 
 
 def quality_words(manifest: Manifest) -> str:
@@ -107,7 +114,7 @@ def quality_words(manifest: Manifest) -> str:
     how = {
         "rounding only": f"rounding only, by the solver {manifest.recipe['solver']}",
         "calibrated": f"calibrated, then rounded by the solver {manifest.recipe['solver']}",
-        "trained": "trained",
+        "trained": "scales and kept tensors trained" if _only_tuned(manifest) else "trained",
     }[kind]
     training = manifest.provenance.training if manifest.provenance else None
     if kind == "trained" and training is not None:

@@ -64,6 +64,7 @@ class _Commands:
 
     def __init__(self, place: str) -> None:
         self.place, self.lines = place, list[str]()
+        self.origin, self.trained = place, ""
         self.calibration, self.start = "CALIBRATION", "PACK"
         self.files: dict[str, str] = {}
         self.folders: set[str] = set()
@@ -93,7 +94,7 @@ class _Commands:
             elif isinstance(stage, FoldingStage):
                 self._fold(stage)
             elif isinstance(stage, TrainingStage):
-                self._distill(stage)
+                self._train(stage)
             else:
                 self._round(stage)
         return self.convert(manifest)
@@ -132,12 +133,19 @@ class _Commands:
         self.start = self._folder("rounded")
         self._add(*words, "--format", "bonsai", "-o", self.start)
 
-    def _distill(self, stage: TrainingStage) -> None:
-        words = ["distill", self.place, "--recipe", self._recipe(stage.recipe)]
+    def _train(self, stage: TrainingStage) -> None:
+        if self.trained and stage.start:  # it begins with what an earlier training gave
+            self.start = self._folder("rounded")
+            self._add("convert", self.trained, "--mode", stage.mode, "--format", "bonsai",
+                      "-o", self.start)  # fmt: skip
+            self.place = self.origin
+        command, folder = ("tune", "tuned") if stage.kind == "tuning" else ("distill", "trained")
+        words = [command, self.place, "--recipe", self._recipe(stage.recipe)]
         words += ["--start", self.start] if stage.start else []
-        folder = self._folder("trained")
+        folder = self._folder(folder)
         self._add(*words, *_chosen(stage.prompts, stage.seed), "-o", folder)
-        self.place, self.calibration, self.start = folder, "CALIBRATION", "PACK"
+        self.origin, self.place = self.place, folder
+        self.trained, self.calibration, self.start = folder, "CALIBRATION", "PACK"
 
     def _rounding(self, recipe: dict[str, Any], mode: str) -> list[str]:
         return ["--mode", mode, "--solver", str(recipe.get("solver", "exact")),

@@ -31,9 +31,11 @@ def stage_words(stage: Stage) -> str:
 
 
 def _training(stage: TrainingStage) -> str:
+    what = "scales and kept tensors: " if stage.kind == "tuning" else ""
     text = (
-        f"{stage.updates:,} updates of {stage.batch} states, {stage.prompts.number:,} prompts, "
-        f"seed {stage.seed}; recipe `{stage.recipe.name}`, sha256 `{stage.recipe.sha256}`"
+        f"{what}{stage.updates:,} updates of {stage.batch} states, "
+        f"{stage.prompts.number:,} prompts, seed {stage.seed}; "
+        f"recipe `{stage.recipe.name}`, sha256 `{stage.recipe.sha256}`"
     )
     if stage.held_out and "error" in stage.held_out:
         text += f"; error on held-out prompts {stage.held_out['error']:.4f}"

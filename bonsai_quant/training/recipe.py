@@ -18,22 +18,26 @@ from bonsai_quant.core.errors import UsageError, first_problem
 from bonsai_quant.core.recipe import TRAINING, Recipe, parse_recipe
 from bonsai_quant.packs.provenance_record import RecipeRecord
 
-from .settings import CalibrationSettings, DistillationSettings
+from .settings import CalibrationSettings, DistillationSettings, TuningSettings
 
-Settings = TypeVar("Settings", CalibrationSettings, DistillationSettings)
+Settings = TypeVar("Settings", bound=pydantic.BaseModel)
+Training = TypeVar("Training", bound=DistillationSettings)
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """recipe: of the conversion.  calibration, distillation: of the stages before it, if any."""
+    """recipe: of the conversion.  The others: of the stages before it, if any, in their order."""
 
     recipe: Recipe
     calibration: CalibrationSettings | None = None
+    tuning: TuningSettings | None = None
     distillation: DistillationSettings | None = None
 
 
-def load_recovery(recipe: str | Path | Recipe | None, mode: str | None) -> Recovery:
+def load_recovery(recipe: str | Path | Recipe | Recovery | None, mode: str | None) -> Recovery:
     """A recipe with its training, from a file or a shipped one's name; or a recipe of a mode."""
+    if isinstance(recipe, Recovery):
+        return recipe
     if recipe is None or isinstance(recipe, Recipe):
         return Recovery(choose_recipe(recipe, mode, None)[0])
     data, path = read_mapping(recipe)
@@ -47,11 +51,12 @@ def load_recovery(recipe: str | Path | Recipe | None, mode: str | None) -> Recov
     return Recovery(
         used,
         settings(CalibrationSettings, "calibration"),
+        settings(TuningSettings, "tuning"),
         settings(DistillationSettings, "distillation"),
     )
 
 
-def recipe_record(recipe: str | Path | Recipe | None, used: Recovery) -> RecipeRecord:
+def recipe_record(recipe: str | Path | Recipe | Recovery | None, used: Recovery) -> RecipeRecord:
     """What a user has to give to get the same again: a shipped recipe's name, or its contents.
 
     recipe: as it was given.  used: what became of it, with the changes of the command line.
@@ -69,7 +74,8 @@ def recipe_record(recipe: str | Path | Recipe | None, used: Recovery) -> RecipeR
 def _written_out(used: Recovery) -> RecipeRecord:
     """A recipe file that nobody wrote yet, with every setting."""
     data = used.recipe.model_dump(mode="json", exclude_defaults=True)
-    for key, settings in (("calibration", used.calibration), ("distillation", used.distillation)):
+    for key in TRAINING:
+        settings: pydantic.BaseModel | None = getattr(used, key)
         if settings is not None:
             data[key] = settings.model_dump(mode="json", exclude_defaults=True)
     return RecipeRecord(name="recipe.yaml", sha256=_hash(data), content=data)
@@ -84,12 +90,10 @@ def _file_name(path: Path) -> str:
     return path.name if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", path.name) else "recipe.yaml"
 
 
-def with_changes(
-    settings: DistillationSettings, changes: Mapping[str, Any]
-) -> DistillationSettings:
+def with_changes(settings: Training, changes: Mapping[str, Any]) -> Training:
     """The settings with those that the command line gives; None is no change."""
     given = {k: v for k, v in changes.items() if v is not None}
-    changed = _validated(DistillationSettings, given, "distillation", "the settings")
+    changed = _validated(type(settings), given, settings.section, "the settings")
     return settings.model_copy(update={k: getattr(changed, k) for k in changed.model_fields_set})
 
 

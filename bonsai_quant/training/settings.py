@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import pydantic
 from pydantic import AliasChoices, Field
 
@@ -38,6 +40,7 @@ class DistillationSettings(pydantic.BaseModel):
     """
 
     model_config = _STRICT
+    section: ClassVar[Literal["distillation", "tuning"]] = "distillation"
     steps: int = Field(default=10_000, ge=1)
     batch: int = Field(default=32, ge=1)
     at_once: int = Field(default=4, ge=1)
@@ -73,3 +76,24 @@ class DistillationSettings(pydantic.BaseModel):
     def freezes(self, step: int) -> bool:
         """Whether codes that keep changing are held at this step."""
         return step >= (1 - self.freeze) * self.steps and self.freeze > 0
+
+
+class TuningSettings(DistillationSettings):
+    """A training that changes scales and kept tensors, and no code. It begins with a pack.
+
+    rate: of the logarithms of scales.
+    """
+
+    section: ClassVar[Literal["distillation", "tuning"]] = "tuning"
+    steps: int = Field(default=120, ge=1)
+    batch: int = Field(default=64, ge=1)
+    rate: float = Field(default=1e-3, gt=0, le=1)
+    kept_rate: float = Field(default=5e-4, ge=0, le=1)
+    average: float = Field(default=0.98, ge=0, lt=1)
+    freeze: float = Field(default=0.0, ge=0, le=0)
+    validate_every: int = Field(
+        default=40,
+        ge=1,
+        validation_alias=AliasChoices("validate_every", "exam"),
+        serialization_alias="exam",
+    )

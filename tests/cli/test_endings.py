@@ -92,7 +92,9 @@ MADE = {
         out=Path("c d"), record=SimpleNamespace(mode=None, solver=None)
     ),
     "run_fold": SimpleNamespace(out=Path("c d")),
-    "run_distill": SimpleNamespace(out=Path("c d"), record=RECORD),
+    "carry_out": SimpleNamespace(out=Path("c d"), record=RECORD),
+    "prepare": None,
+    "prepare_tuning": None,
     "run_recover": SimpleNamespace(packs=SimpleNamespace(out=Path("c d"))),
     "run_score": SimpleNamespace(format="mlx"),
     "run_report": SimpleNamespace(out=Path("c d"), failed=False),
@@ -108,6 +110,7 @@ LONG = {
     "fold": (["fold", "a b", "--calibration", "c"], ["convert", "c d", "--mode", "ternary"]),
     "distill": (["distill", "a b", "--recipe", "mini-klein-binary"],
                 ["convert", "c d", "--mode", "binary"]),
+    "tune": (["tune", "a b", "--start", "c"], ["convert", "c d", "--mode", "binary"]),
     "recover": (["recover", "a b", "--recipe", "mini-klein-ternary", "-o", "c d"],
                 ["publish", "c d", "YOUR-NAME/c d", "-n"]),
     "score": (["score", "a b", "--against", "mini-klein"],
@@ -122,13 +125,13 @@ LONG = {
 @pytest.fixture
 def pretended(monkeypatch):
     """The long commands do nothing, and say a word."""
-    from bonsai_quant.cli.commands import conversion, hub, packs, pictures, training
+    from bonsai_quant.cli.commands import conversion, distillation, hub, packs, pictures, training
 
-    for module in (conversion, hub, packs, pictures, training):
+    for module in (conversion, distillation, hub, packs, pictures, training):
         for name, made in MADE.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, lambda *_, made=made, **__: made)
-        for views in ("views", "training_view", "conversion_view", "pictures_view"):
+        for views in ("view", "views", "training_view", "conversion_view", "pictures_view"):
             for name in ("calibrated", "folded", "distilled", "converted", "scored", "reported",
                          "published", "pulled", "demonstrated"):  # fmt: skip
                 if hasattr(getattr(module, views, None), name):

@@ -36,7 +36,7 @@ TABLE = [
     # Several mistakes at once are mended at once.
     ("convertt mini-klien --mdoe ternray -f mlz", 2, "'convertt'",
      "convert mini-klein --mode ternary -f mlx"),
-    ("recover mini-klein", 2, "--recipe",
+    ("recover mini-klein", 2, "--out",
      "recover mini-klein --recipe mini-klein-ternary --out packs"),
     ("convert mini-klein --mode ternary --mode binary -o x", 2, "--mode is given twice", "once"),
     # Names of things.

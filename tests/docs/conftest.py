@@ -13,6 +13,7 @@ from bonsai_quant import convert
 from bonsai_quant.conversion import settings as recipes
 from bonsai_quant.core import requirements
 from bonsai_quant.sources import shipped
+from bonsai_quant.training.settings import TuningSettings
 from tests.support import loras, models
 
 SIZES = {
@@ -94,11 +95,14 @@ def _with_short_recipes(tmp_path: Path, monkeypatch) -> None:
         recipe = yaml.safe_load(path.read_text())
         if "calibration" in recipe:
             recipe["calibration"] = dict.fromkeys(recipe["calibration"], 2)
-        if "distillation" in recipe:
-            recipe["distillation"] |= SHORT
+        for training in ("tuning", "distillation"):
+            if training in recipe:
+                recipe[training] |= SHORT
         short = tmp_path / "recipes" / path.name
         short.parent.mkdir(exist_ok=True)
         short.write_text(yaml.safe_dump(recipe))
         return short
 
     monkeypatch.setattr(recipes, "shipped", shortened)
+    short = TuningSettings.model_validate(SHORT)
+    monkeypatch.setattr("bonsai_quant.training.tune.usual", lambda mode: short)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from bonsai_quant.conversion.calibration.record import CodesRecord
 from bonsai_quant.core import numbers
+from bonsai_quant.core.numbers import duration
 from bonsai_quant.training.calibrate import Calibrated
 from bonsai_quant.training.distill import Distilled
 from bonsai_quant.training.fold import Folded
+from bonsai_quant.training.rungs import Ladder
 
 from .answer import Answer, Table
 
@@ -28,6 +30,23 @@ def calibrated(result: Calibrated) -> Answer:
     seen = f"{r.states} states of {r.prompts.number} prompts, {numbers.size(r.size)}"
     lines = [*what, seen]
     return Answer("\n".join(lines), {"out": str(result.out), **r.model_dump(mode="json")})
+
+
+def rungs(ladder: Ladder) -> Answer:
+    """What each rung costs and brings, and which are taken."""
+    rows = [("rung", "time", "memory", "brought on mini-klein", "")]
+    for r in ladder.rungs:
+        share = f"{r.kept.value:.1%}" if r.kept else "not measured"
+        rows.append(
+            (r.name, duration(r.seconds), numbers.size(r.memory), share, r.problem or "taken")
+        )
+    head = f"about {duration(ladder.seconds)}; each rung begins with the one above it"
+    data = [
+        {"name": r.name, "seconds": r.seconds, "memory": r.memory, "updates": r.updates,
+         "kept": r.kept.value if r.kept else None, "problem": r.problem}
+        for r in ladder.rungs
+    ]  # fmt: skip
+    return Answer([Table(rows, (1, 2, 3)), head], {"rungs": data, "seconds": ladder.seconds})
 
 
 def folded(result: Folded) -> Answer:

@@ -85,6 +85,13 @@ def work(job: CalibrationJob, sizes: Sizes) -> Work:
     return Work(running * sizes.states, moments, solving)
 
 
+def forward(job: CalibrationJob, sizes: Sizes) -> float:
+    """Operations of one state's way through the packed layers."""
+    blocks = {".".join(linear.split(".")[:2]) for linear in job.layers}
+    attention = 4.0 * (sizes.tokens + sizes.words) ** 2 * sizes.width
+    return attention * len(blocks) + sum(_product(job, sizes, n) for n in job.layers)
+
+
 def _read(job: CalibrationJob, sizes: Sizes, linear: str) -> int:
     """Tokens that a layer reads in one state."""
     each = {"picture": sizes.tokens, "text": sizes.words, "both": sizes.tokens + sizes.words}

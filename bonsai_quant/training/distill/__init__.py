@@ -1,6 +1,7 @@
-"""Train a rounded model to do what the original does: from prompts alone, without any pictures."""
+"""Train a model to be ternary or binary: it learns from itself in full precision."""
 
-from .distill import Distilled, distill, prepare
+from .distill import Distilled, carry_out, distill, prepare
+from .job import DistillationJob
 from .memory_need import needed
 
-__all__ = ["Distilled", "distill", "needed", "prepare"]
+__all__ = ["Distilled", "DistillationJob", "carry_out", "distill", "needed", "prepare"]

@@ -16,9 +16,9 @@ from bonsai_quant.core.requirements import LOOK, RUN, require
 from bonsai_quant.packs.find import find_packs
 from bonsai_quant.packs.integrity import require_whole
 from bonsai_quant.packs.output import check_output
-from bonsai_quant.packs.pipeline import locate
+from bonsai_quant.packs.pipeline import Pipeline, locate
 from bonsai_quant.packs.read import Pack, open_pack
-from bonsai_quant.training.recipe import load_recovery, recipe_record, with_changes
+from bonsai_quant.training.recipe import Recovery, load_recovery, recipe_record, with_changes
 from bonsai_quant.training.settings import DistillationSettings
 
 from .job import DistillationJob
@@ -43,7 +43,7 @@ def distill(
     source: str = DEFAULT_SOURCE,
     *,
     mode: str | None = None,
-    recipe: str | Path | Recipe | None = None,
+    recipe: str | Path | Recipe | Recovery | None = None,
     out: str | Path | None = None,
     start: str | Path | None = None,
     prompts: str | None = None,
@@ -63,20 +63,21 @@ def distill(
     max_memory: bytes of each device that may be used.  progress: called with updates.
     Under `torchrun` the model is sharded among its processes (FSDP2).
     """
+    job = prepare(source, mode=mode, recipe=recipe, out=out, prompts=prompts, seed=seed,
+                  changes=changes, start=start)  # fmt: skip
+    return carry_out(job, overwrite=overwrite, resume=resume, save_every=save_every,
+                     max_memory=max_memory, progress=progress)  # fmt: skip
+
+
+def carry_out(
+    job: DistillationJob, *, overwrite: bool, resume: bool, save_every: float,
+    max_memory: int | None, progress: Progress,
+) -> Distilled:  # fmt: skip
+    """Train, in this process and in those that torchrun started beside it."""
     require((*RUN, *LOOK), "train")  # without matplotlib nothing is drawn
     from .distributed import join
     from .run import run
 
-    job = prepare(
-        source,
-        mode=mode,
-        recipe=recipe,
-        out=out,
-        prompts=prompts,
-        seed=seed,
-        changes=changes,
-        start=start,
-    )
     check_output(job.out, job.plan.source, overwrite=overwrite)
     with join() as processes:
         record = run(
@@ -87,27 +88,34 @@ def distill(
 
 
 def prepare(
-    source: str, *, mode: str | None, recipe: str | Path | Recipe | None, out: str | Path | None,
-    prompts: str | None, seed: int, changes: Mapping[str, Any], start: str | Path | None = None,
+    source: str, *, mode: str | None, recipe: str | Path | Recipe | Recovery | None,
+    out: str | Path | None = None, prompts: str | None = None, seed: int = 0,
+    changes: Mapping[str, Any] = {}, start: str | Path | None = None,
 ) -> DistillationJob:  # fmt: skip
     """Check all that can be refused before anything is loaded; -> what there is to do."""
     recovery = load_recovery(recipe, mode)
     settings = with_changes(recovery.distillation or DistillationSettings(), changes)
-    pipeline = locate(source)
-    if pipeline.pack is not None:
-        raise UsageError("is a pack: there is nothing to learn from", where=source,
-                         hint="give the full-precision pipeline")  # fmt: skip
+    pipeline = open_teacher(source)
     # Whatever solver the recipe names: the trained weights lie on the grid already.
     planned = plan(source, mode=mode, recipe=recovery.recipe, solver="exact", formats="unpacked")
     target = (
         Path(f"{default_out(source, planned.info.mode)}-distilled") if out is None else Path(out)
     )
-    first = None if start is None else _open_start(start, planned)
+    first = None if start is None else open_start(start, planned)
     named = recipe_record(recipe, replace(recovery, distillation=settings))
     return DistillationJob(pipeline, planned, settings, prompts, seed, target, named, first)
 
 
-def _open_start(start: str | Path, planned: Plan) -> Pack:
+def open_teacher(source: str) -> Pipeline:
+    """The full-precision pipeline to learn from."""
+    pipeline = locate(source)
+    if pipeline.pack is not None:
+        raise UsageError("is a pack: there is nothing to learn from", where=source,
+                         hint="give the full-precision pipeline")  # fmt: skip
+    return pipeline
+
+
+def open_start(start: str | Path, planned: Plan) -> Pack:
     """The pack to begin as, if it is one of this model with the same layers packed."""
     folders = find_packs(Path(start))
     if not folders:

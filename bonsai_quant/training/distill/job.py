@@ -9,7 +9,7 @@ from bonsai_quant.conversion.plan import Plan
 from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.packs.provenance_record import RecipeRecord
 from bonsai_quant.packs.read import Pack
-from bonsai_quant.training.settings import DistillationSettings
+from bonsai_quant.training.settings import DistillationSettings, TuningSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,11 @@ class DistillationJob:
     out: Path
     recipe: RecipeRecord
     start: Pack | None = None
+
+    @property
+    def tunes(self) -> bool:
+        """Whether codes stay as the start has them."""
+        return isinstance(self.settings, TuningSettings)
 
     @property
     def modes(self) -> dict[str, str]:

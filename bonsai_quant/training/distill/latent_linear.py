@@ -11,6 +11,8 @@ from torch.nn import functional
 from bonsai_quant.core.schema import GROUP
 from bonsai_quant.quantization.grid import LARGEST, LARGEST_BINARY, SMALLEST
 
+from .grid_linear import GridLinear
+
 ITERATIONS = 4
 """Steps of threshold -> scale -> threshold: enough that codes hardly ever differ from the best."""
 
@@ -46,12 +48,14 @@ def rounded(weight: torch.Tensor, mode: str) -> torch.Tensor:
     return (s * t).view_as(weight)
 
 
-class LatentLinear(nn.Module):  # type: ignore[misc]
+class LatentLinear(GridLinear):
     """y = x W'^T with W' = s t, the rounded latent weight W; its gradient goes straight to W.
 
     Straight-through estimator: https://arxiv.org/abs/1308.3432. The scales are computed anew from
     W at every step, so they need no learning rate and cannot drift from the codes.
     """
+
+    learned = "weight"
 
     def __init__(self, weight: nn.Parameter, mode: str) -> None:
         super().__init__()
@@ -63,6 +67,10 @@ class LatentLinear(nn.Module):  # type: ignore[misc]
         with torch.no_grad():
             step = rounded(w, self.mode) - w
         return functional.linear(x, w + step)
+
+    def stored(self, learned: torch.Tensor) -> torch.Tensor:
+        """See `GridLinear.stored`."""
+        return rounded(learned, self.mode).bfloat16()
 
 
 def attach(model: nn.Module, modes: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ from bonsai_quant.training.trajectories.denoiser import Denoiser, load_transform
 from bonsai_quant.training.trajectories.prompts import Prompts
 
 from .batches import Batches
+from .coded_linear import coded_transformer
 from .distributed import ProcessGroup, shard
 from .job import DistillationJob
 from .latent_linear import attach
@@ -46,15 +47,19 @@ def load(
 def _transformer(
     job: DistillationJob, processes: ProcessGroup, *, learns: bool
 ) -> Flux2Transformer2DModel:
-    """The student in float32 with latent linears, or the teacher in the device's precision."""
-    if learns and job.start is not None:
+    """The student in float32 with linears on the grid, or the teacher in the device's precision."""
+    if learns and job.tunes:
+        assert job.start is not None
+        model = coded_transformer(job.start)
+    elif learns and job.start is not None:
         model = dense_transformer(job.start)
     else:
         half = processes.device.type == "cuda" and not learns
         dtype = torch.bfloat16 if half else torch.float32
         model = load_transformer(job.pipeline.part("transformer"), dtype)
     if learns:
-        attach(model, job.modes)
+        if not job.tunes:
+            attach(model, job.modes)
         if job.settings.checkpointing:
             model.enable_gradient_checkpointing()
     return model.train(learns).requires_grad_(learns)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bonsai_quant.core.memory import require
 from bonsai_quant.core.numbers import size
+from bonsai_quant.core.schema import GROUP
 from bonsai_quant.runners.picture_settings import read_benchmark
 from bonsai_quant.runners.sampling import PIXELS
 
@@ -27,6 +28,8 @@ def needed(job: DistillationJob, processes: int, *, half: bool) -> dict[str, int
     blocks = int(config["num_layers"]) + int(config["num_single_layers"])
     one = settings.at_once * (tokens + pictures.max_sequence_length) * width * (2 if half else 4)
     kept = blocks * one + PASSING * one if settings.checkpointing else blocks * PASSING * one
+    if job.tunes:
+        return _tuning(job, processes, half=half) | {"what gradients are computed from": kept}
     share = -(-weights // processes)
     return {
         "latent weights, float32": 4 * share,
@@ -37,6 +40,33 @@ def needed(job: DistillationJob, processes: int, *, half: bool) -> dict[str, int
         "teacher": (2 if half else 4) * weights,
         "one block's weights, whole and rounded": 8 * max(t.tensor.size for t in tensors),
         "what gradients are computed from": kept,
+    }
+
+
+DECODING = 13
+"""Bytes for each weight of the layer whose codes are decoded: digits, levels, weight, gradient."""
+
+
+def _tuning(job: DistillationJob, processes: int, *, half: bool) -> dict[str, int]:
+    """The same where codes stay, but for what gradients are computed from."""
+    tensors, settings = job.plan.tensors, job.settings
+    packed = [t.tensor for t in tensors if t.tensor.packed]
+    trained = sum(t.tensor.size for t in tensors if not t.tensor.packed)
+    trained += sum(t.size // GROUP for t in packed)
+    share = -(-trained // processes)
+    blocks: dict[str, int] = {}
+    for t in packed:
+        name = ".".join(t.name.split(".")[:2])
+        blocks[name] = blocks.get(name, 0) + t.size
+    decoded = max(blocks.values()) if settings.checkpointing else sum(blocks.values())
+    return {
+        "codes": sum(t.size * job.plan.info.bits // 8 for t in packed),
+        "scales and kept tensors, float32": 4 * share,
+        "their gradients": 4 * share,
+        "Adam's two moments": 8 * share,
+        "running mean": 4 * share if settings.average else 0,
+        "teacher": (2 if half else 4) * sum(t.tensor.size for t in tensors),
+        "decoded weights": 4 * decoded + DECODING * max(t.size for t in packed),
     }
 
 

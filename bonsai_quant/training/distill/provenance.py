@@ -39,6 +39,7 @@ def provenance(
     stages.append(
         TrainingStage(
             version=__version__,
+            kind=job.settings.section,
             mode=job.plan.info.mode,
             recipe=job.recipe,
             settings=record["settings"],
@@ -67,7 +68,10 @@ def stages_of(start: Pack, digests: Mapping[str, str]) -> list[Stage]:
     digests: sha256 of the files of the source that is trained.
     """
     manifest = start.manifest
-    if manifest is None or {f.sha256 for f in manifest.source.files} != set(digests.values()):
+    if manifest is None:
+        return []
+    origin = manifest.provenance.source if manifest.provenance else manifest.source
+    if {f.sha256 for f in origin.files} != set(digests.values()):
         return []
     if manifest.provenance is not None:
         return list(manifest.provenance.stages)

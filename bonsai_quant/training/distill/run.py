@@ -24,9 +24,10 @@ from bonsai_quant.training.source_weights import WeightErrors, as_weights
 from bonsai_quant.training.trajectories.prompts import choose_prompts, prompts_record
 from bonsai_quant.training.write_pipeline import write_pipeline
 
+from .coded_linear import CodedLinear
 from .distributed import ProcessGroup
+from .grid_linear import grid_linears
 from .job import DistillationJob
-from .latent_linear import latents
 from .load import load
 from .memory_need import check_room, needed
 from .provenance import provenance
@@ -92,16 +93,16 @@ def _write(
                 "revision": source.revision,
                 "sha256": purpose["source"],
             },
-            "layers": len(list(latents(trainer.student))),
+            "layers": len(list(grid_linears(trainer.student))),
             "held_out": run_files.held_out.rows[-1],
         }
         prefix, errors = "transformer.", WeightErrors()
-        specs = [
-            TensorSpec(n.removeprefix(prefix), "BF16", tuple(p.shape)) for n, p in names.items()
-        ]
+        shapes = {t.tensor.name: t.tensor.shape for t in job.plan.tensors}
+        parameters = {_weight_name(n.removeprefix(prefix)): n for n in names}
+        specs = [TensorSpec(n, "BF16", shapes[n]) for n in parameters]
 
         def data(name: str) -> np.ndarray:
-            stored: np.ndarray = trainer.stored_weight(prefix + name).view(torch.uint16).numpy()
+            stored: np.ndarray = trainer.stored_weight(parameters[name]).view(torch.uint16).numpy()
             if name in packed:
                 errors.add(packed[name].tensor.linear, as_weights(packed[name]), from_bf16(stored))
             return stored
@@ -115,6 +116,12 @@ def _write(
         )
     run_files.staging.commit(files)
     return cast(DistillationRecord, record)
+
+
+def _weight_name(parameter: str) -> str:
+    """The tensor that a parameter of the student is stored as."""
+    module, _, last = parameter.rpartition(".")
+    return f"{module}.weight" if last == CodedLinear.learned else parameter
 
 
 def _check_memory(job: DistillationJob, processes: ProcessGroup, max_memory: int | None) -> None:

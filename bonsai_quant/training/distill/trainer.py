@@ -16,7 +16,7 @@ from .batches import Batch, Batches
 from .distributed import ProcessGroup, whole
 from .ema import EMA
 from .freeze import Freeze
-from .latent_linear import latents, rounded
+from .grid_linear import GridLinear, grid_linears
 
 MAX_GRADIENT_NORM = 1.0
 """Longer gradients are shortened to this."""
@@ -81,12 +81,13 @@ class Trainer:
     def stored_weight(self, name: str) -> torch.Tensor:
         """A weight as it is to be stored, in bf16: exactly what a pack of any format can hold.
 
-        Every process calls it while the running mean is swapped in. name: in the student.
+        Every process calls it while the running mean is swapped in. name: of the parameter, in the
+        student.
         """
-        modes = {f"{n}.weight": m.mode for n, m in latents(self.student)}
         value = whole(self.student.get_parameter(name).detach()).float()
-        if name in modes:
-            return rounded(value, modes[name]).bfloat16().cpu()
+        layer = self.student.get_submodule(name.rpartition(".")[0])
+        if isinstance(layer, GridLinear):
+            return layer.stored(value).cpu()
         return torch.from_numpy(round_kept(value.cpu().numpy())).bfloat16()
 
     def state(self) -> dict[str, Any]:
@@ -118,8 +119,8 @@ class Trainer:
 
 
 def _optimizer(student: nn.Module, settings: DistillationSettings) -> torch.optim.Optimizer:
-    """Adam, with one rate for latent weights and one for what is kept in 16 bits."""
-    packed = {id(m.weight) for _, m in latents(student)}
+    """Adam, with one rate for packed layers and one for what is kept in 16 bits."""
+    packed = {id(m.get_parameter(m.learned)) for _, m in grid_linears(student)}
     groups = [
         {"params": [p for p in student.parameters() if id(p) in packed], "full": settings.rate},
         {

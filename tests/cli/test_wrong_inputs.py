@@ -37,7 +37,7 @@ TABLE = [
     ("convertt mini-klien --mdoe ternray -f mlz", 2, "'convertt'",
      "convert mini-klein --mode ternary -f mlx"),
     ("recover mini-klein", 2, "--out",
-     "recover mini-klein --recipe mini-klein-ternary --out packs"),
+     "recover mini-klein --out packs --recipe mini-klein-ternary"),
     ("convert mini-klein --mode ternary --mode binary -o x", 2, "--mode is given twice", "once"),
     # Names of things.
     ("convert mini-klein --mode ternay -o x", 2, "did you mean 'ternary'?",

@@ -308,9 +308,9 @@ def _(here):
     assert compute_here().device == "H100"
 
 
-@walk("training/distill/distributed.py:join")
+@walk("training/distributed.py:join")
 def _(here):
-    from bonsai_quant.training.distill.distributed import join
+    from bonsai_quant.training.distributed import join
 
     with join() as alone:
         assert (alone.device, alone.size) == (CUDA, 1)
@@ -329,7 +329,7 @@ def _(here):
 @walk("training/distill/load.py:_transformer")
 def _(here):
     from bonsai_quant.training.distill import load
-    from bonsai_quant.training.distill.distributed import ProcessGroup
+    from bonsai_quant.training.distributed import ProcessGroup
 
     asked = []
     here.patch(
@@ -343,7 +343,7 @@ def _(here):
 @walk("training/distill/run.py:_check_memory")
 def _(here):
     from bonsai_quant.training.distill import run
-    from bonsai_quant.training.distill.distributed import ProcessGroup
+    from bonsai_quant.training.distributed import ProcessGroup
 
     asked = []
     here.patch(run, "needed", lambda job, size, half: asked.append(half) or {"model": 5})

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from bonsai_quant.core.errors import UsageError
+from bonsai_quant.training.distributed import ProcessGroup
 from bonsai_quant.training.settings import DistillationSettings
 from bonsai_quant.training.trajectories.denoiser import walk
-
-from .distributed import ProcessGroup
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,8 @@ def carry_out(
 ) -> Distilled:  # fmt: skip
     """Train, in this process and in those that torchrun started beside it."""
     require((*RUN, *LOOK), "train")  # without matplotlib nothing is drawn
-    from .distributed import join
+    from bonsai_quant.training.distributed import join
+
     from .run import run
 
     check_output(job.out, job.plan.source, overwrite=overwrite)

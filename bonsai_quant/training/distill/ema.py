@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from .distributed import local
+from bonsai_quant.training.distributed import local
 
 
 class EMA:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .distributed import local
+from bonsai_quant.training.distributed import local
+
 from .ema import EMA
 from .latent_linear import latents, nearest
 

@@ -10,12 +10,12 @@ from bonsai_quant.runners.runner import start
 from bonsai_quant.runners.sampling import levels
 from bonsai_quant.runners.torch.dense import dense_transformer
 from bonsai_quant.runners.torch.runner import TorchRunner
+from bonsai_quant.training.distributed import ProcessGroup, shard
 from bonsai_quant.training.trajectories.denoiser import Denoiser, load_transformer
 from bonsai_quant.training.trajectories.prompts import Prompts
 
 from .batches import Batches
 from .coded_linear import coded_transformer
-from .distributed import ProcessGroup, shard
 from .job import DistillationJob
 from .latent_linear import attach
 from .trainer import Trainer

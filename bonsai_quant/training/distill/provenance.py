@@ -17,9 +17,9 @@ from bonsai_quant.packs.provenance_record import (
 )
 from bonsai_quant.packs.read import Pack
 from bonsai_quant.training.compute import compute_here
+from bonsai_quant.training.distributed import ProcessGroup
 from bonsai_quant.training.source_weights import WeightErrors
 
-from .distributed import ProcessGroup
 from .job import DistillationJob
 
 

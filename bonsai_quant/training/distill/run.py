@@ -20,12 +20,12 @@ from bonsai_quant.packs.provenance_record import PromptsRecord
 from bonsai_quant.quantization.bf16 import from_bf16
 from bonsai_quant.storage import fs
 from bonsai_quant.storage.staging import Staging, kept_for_resume
+from bonsai_quant.training.distributed import ProcessGroup
 from bonsai_quant.training.source_weights import WeightErrors, as_weights
 from bonsai_quant.training.trajectories.prompts import choose_prompts, prompts_record
 from bonsai_quant.training.write_pipeline import write_pipeline
 
 from .coded_linear import CodedLinear
-from .distributed import ProcessGroup
 from .grid_linear import grid_linears
 from .job import DistillationJob
 from .load import load

@@ -12,9 +12,9 @@ from bonsai_quant.storage import fs
 from bonsai_quant.storage.staging import Staging
 from bonsai_quant.storage.strict_json import strict_json
 from bonsai_quant.training import checkpoint
+from bonsai_quant.training.distributed import ProcessGroup
 
 from .curves import Curve, plot
-from .distributed import ProcessGroup
 from .trainer import Trainer
 
 CURVE, HELD_OUT, PICTURE = "curve.csv", "held_out.csv", "curve.png"

@@ -10,10 +10,10 @@ from torch import nn
 
 from bonsai_quant.core.errors import UsageError
 from bonsai_quant.quantization.grid import round_kept
+from bonsai_quant.training.distributed import ProcessGroup, whole
 from bonsai_quant.training.settings import DistillationSettings
 
 from .batches import Batch, Batches
-from .distributed import ProcessGroup, whole
 from .ema import EMA
 from .freeze import Freeze
 from .grid_linear import GridLinear, grid_linears

@@ -39,9 +39,12 @@ def solve_layers(
                    work=sum(t.shape[0] * t.shape[1] ** 2 for t in job.layers.values()))  # fmt: skip
     for name in model.block_names:
         block = BlockSolver(job, name, (model.block(name), model.block(name)), weights, store)
-        for stage in job.stages(name):
-            layers |= block.solve(stage, original, rounded, progress)
-        advance(block.original, name, original)
+        stages = job.stages(name)
+        for stage in stages:
+            last = stage is stages[-1]
+            layers |= block.solve(stage, original, rounded, last=last, progress=progress)
+        if not block.passed:
+            advance(block.original, name, original)
         advance(block.rounded, name, rounded)
     return {"states": sum(len(s.picture) for s in original), "layers": layers}
 
@@ -55,13 +58,16 @@ class BlockSolver:
     ) -> None:  # fmt: skip
         self.job, self.name, self.weights, self.store = job, name, weights, store
         self.original, self.rounded = blocks
+        self.passed = False
+        """Whether the source's states are behind the block already."""
 
     def solve(
-        self, stage: list[str], original: list[Stream], rounded: list[Stream], progress: Progress
-    ) -> dict[str, dict[str, Any]]:
+        self, stage: list[str], original: list[Stream], rounded: list[Stream], *, last: bool,
+        progress: Progress,
+    ) -> dict[str, dict[str, Any]]:  # fmt: skip
         """Solve the layers of a stage, which read what the stages before it computed."""
         wanted = [n for n in stage if not self._stored(n)]
-        moments = self._moments(wanted, original, rounded) if wanted else {}
+        moments = self._moments(wanted, original, rounded, last=last) if wanted else {}
         found = {}
         for linear in stage:
             tensor, module = self.job.layers[linear], self._module(self.rounded, linear)
@@ -82,14 +88,15 @@ class BlockSolver:
         return {f"{linear}.{x}" for x in ("codes", "scales", "probes")} <= self.store.stored
 
     def _moments(
-        self, linears: list[str], original: list[Stream], rounded: list[Stream]
+        self, linears: list[str], original: list[Stream], rounded: list[Stream], *, last: bool
     ) -> dict[Part, Moments]:
-        """Run both blocks up to these layers, side by side, and add up what they read."""
+        """Run both blocks up to these layers, side by side, and add up what they read.
+
+        last: the source's block is run to its end, since nothing of it will change.
+        """
         device = next(self.original.parameters()).device
-        inputs = [
-            Inputs({n: self._module(block, n) for n in linears})
-            for block in (self.original, self.rounded)
-        ]
+        before = Inputs({n: self._module(self.original, n) for n in linears})
+        behind = Inputs({n: self._module(self.rounded, n) for n in linears})
         parts = [part for n in linears for part in self.job.rows(n)]
         sums = {
             part: Moments(
@@ -100,17 +107,17 @@ class BlockSolver:
         }  # fmt: skip
         least = {part: negligible(self.weights.of[part]) for part in parts}
         at = 0
-        for streams in zip(original, rounded, strict=True):
-            for block, stream, caught in zip(
-                (self.original, self.rounded), streams, inputs, strict=True
-            ):
-                with caught.catching(stop=True):
-                    run_block(block, self.name, stream.copy())
-            stop = at + len(streams[0].picture)
+        for mine, other in zip(original, rounded, strict=True):
+            with behind.catching(stop=True):
+                run_block(self.rounded, self.name, other.copy())
+            with before.catching(stop=not last):
+                advance(self.original, self.name, [mine if last else mine.copy()])
+            stop = at + len(other.picture)
             for part, moments in sums.items():
-                y, x = (caught.x[part[0]] for caught in inputs)
-                moments.add(y, x, self.weights.of[part][at:stop], least[part])
+                weights = self.weights.of[part][at:stop]
+                moments.add(before.x[part[0]], behind.x[part[0]], weights, least[part])
             at = stop
+        self.passed = last
         for moments in sums.values():
             moments.finish()
         return sums

@@ -1,4 +1,4 @@
-"""The solvers that use second moments: each lowers its objective and keeps the layer's outputs."""
+"""The solvers that use second moments: each keeps the layer's outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from bonsai_quant.quantization import packing as bits
 from bonsai_quant.quantization.dequantize import decoded
 from bonsai_quant.quantization.hessian import Hessian
-from bonsai_quant.quantization.solvers import gptq, solve
+from bonsai_quant.quantization.solvers import solve
 from bonsai_quant.quantization.solvers.weighted import scales as weighted_scales
 
 MODES = ("ternary", "binary")
@@ -27,39 +27,6 @@ def layer():
 
 def dense(solved, mode):
     return decoded(solved.codes, solved.scales, 2 if mode == "ternary" else 1)
-
-
-@pytest.mark.heavy
-@pytest.mark.parametrize("mode", MODES)
-def test_every_stage_of_gptq_lowers_its_objective(layer, mode):
-    weight, hessian, _ = layer
-    w = weight.astype(np.float64)
-    codes, scales, _ = gptq.sweep(w, hessian, mode)
-    errors = [gptq.error(w, hessian, codes, scales)]
-    for _ in range(3):
-        codes, scales = gptq.refit(w, hessian, codes, scales, mode)
-        errors.append(gptq.error(w, hessian, codes, scales))
-        codes = gptq.descend(w, hessian, codes, scales, mode)
-        errors.append(gptq.error(w, hessian, codes, scales))
-    for before, after in zip(errors, errors[1:], strict=False):
-        assert (after <= before * (1 + 1e-9)).all()
-    assert errors[-1].sum() < 0.95 * errors[0].sum()
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_no_single_code_could_be_changed_for_the_better(layer, mode):
-    weight, hessian, _ = layer
-    w = weight[:2].astype(np.float64)
-    codes, scales, _ = gptq.sweep(w, hessian, mode)
-    for _ in range(20):
-        codes = gptq.descend(w, hessian, codes, scales, mode)
-    best = gptq.error(w, hessian, codes, scales)
-    values = (-1, 0, 1) if mode == "ternary" else (-1, 1)
-    for i in np.random.default_rng(1).choice(w.shape[1], 60, replace=False):
-        for value in values:
-            other = codes.copy()
-            other[:, i] = value
-            assert (gptq.error(w, hessian, other, scales) >= best * (1 - 1e-9)).all()
 
 
 @pytest.mark.heavy

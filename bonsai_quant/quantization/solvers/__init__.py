@@ -28,7 +28,7 @@ _ROWS = (
     Solver("exact", MODES, False, _in_file("exact")),
     Solver("absmean", MODES, False, _in_file("absmean")),
     Solver("weighted", MODES, True, _in_file("weighted"), ("importance",)),
-    Solver("gptq", MODES, True, _in_file("gptq"), ("damped", "factor")),
+    Solver("gptq", MODES, True, _in_file("gptq"), ("tensor", "factor")),
 )
 SOLVERS = {row.name: row for row in _ROWS}
 SOLVER_NAMES = tuple(SOLVERS)

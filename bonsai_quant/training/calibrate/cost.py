@@ -81,7 +81,7 @@ def work(job: CalibrationJob, sizes: Sizes) -> Work:
             out, width = job.layers[n].shape
             parts = len(job.starts(n))
             moments += 4.0 * sizes.states * _read(job, sizes, n) * width**2 * parts
-            solving += SOLVING * out * width**2 + 4.0 * width**3 * parts
+            solving += SOLVING * out * width**2 + width**3 * parts / 3
     return Work(running * sizes.states, moments, solving)
 
 
@@ -118,7 +118,7 @@ def memory(job: CalibrationJob, sizes: Sizes) -> dict[str, int]:
         "what stands around the blocks": sizes.others,
         "one block, twice": 2 * max(blocks.values(), default=0),
         "moments of the layers that are solved": max(sums, default=0),
-        "their factors, in float64": 4 * 8 * widest**2,
+        "a factor, and what it is made of": 3 * 4 * widest**2,
         "states between two blocks, twice": 2 * sizes.states * state,
         "inputs of all blocks on the way back": min(RECORDED, sizes.states * state * len(blocks)),
     }

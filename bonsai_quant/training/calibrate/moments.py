@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from bonsai_quant.quantization.hessian import Hessian
+
 SKIPPED = 1e-3
 """Tokens that together have less than this share of all weight are left out of the sums."""
 PROBES = 32
@@ -95,12 +97,12 @@ def negligible(weights: torch.Tensor) -> float:
 
 
 def target(
-    weight: torch.Tensor, h: torch.Tensor, c: torch.Tensor, factor: torch.Tensor
+    weight: torch.Tensor, h: torch.Tensor, c: torch.Tensor, hessian: Hessian
 ) -> torch.Tensor:
     """What to round in the place of W: it gives W y on x as well as any matrix can.
 
     min_V E[w |W y - V x|^2] + l |W - V|^2 has V = W (C + l I) (H + l I)^-1, written as
-    W + W (C - H) U'U with the factor U'U = (H + l I)^-1 (https://arxiv.org/abs/2504.09629).
-    weight: [rows, in].  factor: U, [in, in] upper.
+    W + W (C - H) (H + l I)^-1 (https://arxiv.org/abs/2504.09629).
+    weight: [rows, in].  hessian: of h, and l.
     """
-    return weight + (weight @ (c - h)) @ factor.T @ factor
+    return weight + hessian.divide(weight @ (c - h))

@@ -14,7 +14,7 @@ from bonsai_quant.core.progress import Progress
 from bonsai_quant.core.schema import PackTensor
 from bonsai_quant.quantization.dequantize import decoded
 from bonsai_quant.quantization.hessian import Hessian
-from bonsai_quant.quantization.solvers import SOLVERS, Solved, solve
+from bonsai_quant.quantization.solvers import Solved, solve
 from bonsai_quant.storage.staging import Staging
 from bonsai_quant.training.trajectories.layered import Stream, advance, run_block
 
@@ -158,9 +158,7 @@ def _solve_part(
 ) -> Solved:
     """The codes and scales of some rows of a layer, all weighed alike."""
     assert job.solver is not None
-    hessian = Hessian(moments.h.double().cpu().numpy())
-    SOLVERS[job.solver].prepare(hessian)
-    factor = torch.from_numpy(hessian.factor).to(weight.dtype).to(weight.device)
-    wanted = target(weight, moments.h, moments.c, factor)
+    hessian = Hessian(moments.h)
+    wanted = target(weight, moments.h, moments.c, hessian)
     mode: Any = tensor.action
     return solve(wanted.cpu().numpy(), job.solver, mode, job.plan.info.bits, hessian)

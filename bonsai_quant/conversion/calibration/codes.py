@@ -24,8 +24,8 @@ from bonsai_quant.core.recipe import Recipe
 from bonsai_quant.core.schema import GROUP, PackTensor, StoredTensor
 from bonsai_quant.quantization.bf16 import as_float32
 from bonsai_quant.quantization.dequantize import decoded
-from bonsai_quant.quantization.measure import measured
 from bonsai_quant.quantization.solvers import Solved
+from bonsai_quant.quantization.solvers.measure import measured
 from bonsai_quant.storage.tensors import read, read_rows
 
 from .record import CODES, CodesRecord

@@ -28,9 +28,9 @@ from bonsai_quant.quantization import packing
 from bonsai_quant.quantization.bf16 import as_float32
 from bonsai_quant.quantization.grid import SMALLEST
 from bonsai_quant.quantization.hessian import Hessian
-from bonsai_quant.quantization.measure import measured
 
 from .columns import descend_group, largest, round_group
+from .measure import measured
 from .solver import Solved
 
 PASSES = 10

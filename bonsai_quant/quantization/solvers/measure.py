@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .bf16 import as_float32
-from .dequantize import decoded
-from .solvers.solver import Solved
+from bonsai_quant.quantization.bf16 import as_float32
+from bonsai_quant.quantization.dequantize import decoded
+
+from .solver import Solved
 
 ROWS = 64
 """Rows in float64 at a time."""

@@ -15,6 +15,11 @@ SKIPPED = 1e-3
 PROBES = 32
 """Random combinations of the inputs that are kept, to measure a pack's outputs by."""
 
+DAMPING = 0.03
+"""Share of H's mean diagonal that is added to it. Error of velocities in binary, on the model's own
+way, with 0.003, 0.01, 0.03, 0.1: 0.0563, 0.0514, 0.0489, 0.0503 after 256 prompts of mini-klein;
+with the last three 0.0441, 0.0433, 0.0448 after 1,024."""
+
 
 class AllCaught(Exception):
     """The inputs that were asked for are known: the rest of the block need not run."""

@@ -19,7 +19,7 @@ from bonsai_quant.storage.staging import Staging
 from bonsai_quant.training.trajectories.layered import Stream, advance, run_block
 
 from .job import CalibrationJob, Part
-from .moments import Inputs, Moments, negligible, target
+from .moments import DAMPING, Inputs, Moments, negligible, target
 from .paint import TokenWeights
 from .prepared import Prepared
 from .states import painted
@@ -158,7 +158,7 @@ def _solve_part(
 ) -> Solved:
     """The codes and scales of some rows of a layer, all weighed alike."""
     assert job.solver is not None
-    hessian = Hessian(moments.h)
+    hessian = Hessian(moments.h, DAMPING)
     wanted = target(weight, moments.h, moments.c, hessian)
     mode: Any = tensor.action
     return solve(wanted.cpu().numpy(), job.solver, mode, job.plan.info.bits, hessian)

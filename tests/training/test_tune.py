@@ -14,6 +14,7 @@ from bonsai_quant.core.schema import GROUP
 from bonsai_quant.packs.read import open_pack
 from bonsai_quant.packs.rebuild import rebuild
 from bonsai_quant.quantization.dequantize import weights
+from bonsai_quant.quantization.solvers import solve
 from bonsai_quant.training.distill import needed
 from bonsai_quant.training.distill.coded_linear import CodedLinear, coded_transformer
 from bonsai_quant.training.rungs import choose_rungs
@@ -33,7 +34,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module", params=["ternary", "binary"])
 def start(request, standin, tmp_path_factory):
-    """A pack with a group of zeros alone, where there can be one."""
+    """A pack, rounded to the exact optimum."""
     out = tmp_path_factory.mktemp(request.param) / "packs"
     convert(str(standin), mode=request.param, formats="bonsai", out=out)
     return out / "bonsai"
@@ -183,3 +184,14 @@ def test_rungs_are_taken_as_long_as_they_fit(mode, monkeypatch):
     assert "may be used" in little.rungs[0].problem  # the program itself is more than that
     assert little.rungs[1].problem == "the rung below it is missing"
     assert (little.recovery.recipe.solver, little.recovery.tuning) == ("exact", None)
+
+
+def test_a_group_of_zeros_stays_one():
+    """Its scale says nothing, and is trained all the same; the pack of it holds zeros."""
+    codes = torch.full((4, 2 * GROUP // 4), 0b10011000, dtype=torch.uint8)
+    codes[1, : GROUP // 4] = 0b01010101
+    layer = CodedLinear(codes, torch.full((4, 2), 0.25), 2, "ternary")
+    stored = layer.stored(layer.log_scales.detach() + 0.1)
+    assert not stored[1, :GROUP].any()
+    solved = solve(stored.float().numpy(), "exact", "ternary")
+    np.testing.assert_array_equal(solved.codes, codes.numpy())

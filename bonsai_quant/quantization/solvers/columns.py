@@ -151,15 +151,16 @@ def _product(x, y):  # type: ignore[no-untyped-def]
 def _most_gain(b, v, t, p, q, far, diagonal, bar, gain, after):  # type: ignore[no-untyped-def]
     """What changing each code would add to p^2 / q; -> the code that adds most, and its step."""
     s = np.float32(p / q) if q > 0 else np.float32(0)
-    twice, energy, q32 = np.float32(2 * p), np.float32(p) * s, np.float32(q)
+    twice, energy, q32 = np.float32(2 * p), np.float32(p * s), np.float32(q)
     for i in range(len(b)):
         r = b[i] - s * v[i]
-        e = -far * t[i] if t[i] != 0 else (np.float32(1) if r > 0 else np.float32(-1))
+        way = np.float32(1) if r > 0 else np.float32(-1)
+        e = way if t[i] == 0 else -far * t[i]
         more = b[i] * b[i] - energy * diagonal[i]
-        gain[i] = e * (twice * r + e * more) + bar[i]
-        after[i] = q32 + e * (2 * v[i] + e * diagonal[i])
-        if not after[i] > np.float32(1e-6) * diagonal[i]:  # no code would be left
-            gain[i], after[i] = -np.inf, 1
+        left = q32 + e * (np.float32(2) * v[i] + e * diagonal[i])
+        some = left > np.float32(1e-6) * diagonal[i]  # or no code would be left
+        gain[i] = e * (twice * r + e * more) + bar[i] if some else np.float32(-np.inf)
+        after[i] = left if some else np.float32(1)
     np.divide(gain, after, gain)
     at, top = 0, np.float32(-np.inf)
     for i in range(0, len(b), 8):

@@ -15,9 +15,9 @@ from .prepared import RECORDED
 
 PROCESS = 900 << 20
 """Interpreter, torch and diffusers, measured."""
-SOLVING = 18
-"""Operations for each weight and each of its row's inputs, measured: ten that count, in products
-that are slower than the largest ones."""
+SOLVING = 23
+"""Operations for each weight and each of its row's inputs, measured by benchmarks/solver.py: twelve
+in products for the codes and four for the targets, and the time of what no product does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ from bonsai_quant.training.calibrate.job import CalibrationJob
 from bonsai_quant.training.calibrate.paint import TokenWeights, paint
 from bonsai_quant.training.calibrate.prepared import Prepared
 from bonsai_quant.training.calibrate.solve_layers import BlockSolver
+from bonsai_quant.training.calibrate.store import Store
+from bonsai_quant.training.distributed import ProcessGroup
 from bonsai_quant.training.trajectories.layered import LayeredModel, advance
 from tools.make_checkpoint import make
 
@@ -40,23 +42,7 @@ from .marked_text import RESULTS
 BLOCKS = {"transformer_blocks": 5, "single_transformer_blocks": 20}
 """Of FLUX.2 Klein 4B."""
 WORDS = 512
-
-
-class Memory:
-    """A store that keeps everything in memory."""
-
-    def __init__(self) -> None:
-        self.stored: set[str] = set()
-        self.values: dict[str, np.ndarray] = {}
-
-    def put(self, name: str, values: np.ndarray) -> None:
-        """Keep a tensor."""
-        self.values[name] = values
-        self.stored.add(name)
-
-    def get(self, name: str) -> np.ndarray:
-        """Give it back."""
-        return self.values[name]
+ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 
 
 class Clock:
@@ -97,7 +83,7 @@ def made_slice(folder: Path, mode: str, prompts: int, side: int) -> tuple[Calibr
     model = LayeredModel(
         work.tensors, work.info.config, job.family.blocks, (rows, rows, WORDS), torch.device("cpu")
     )
-    return job, Prepared(model, flat, captions, list(levels(rows * rows, 4)), job.at_once)
+    return job, Prepared(model, flat, captions, list(levels(rows * rows, 4)), job.at_once, ALONE)
 
 
 def measure(job: CalibrationJob, prepared: Prepared) -> tuple[Clock, dict[str, float]]:
@@ -107,14 +93,15 @@ def measure(job: CalibrationJob, prepared: Prepared) -> tuple[Clock, dict[str, f
     weights = TokenWeights()
     parts = {linear: job.rows(linear) for linear in job.layers}
     states = paint(prepared, parts, weights, tick=lambda: clock("painting", next(order)))
-    weights.finish()
+    weights.finish(ALONE)
     original = prepared.streams(states)
     rounded = [s.copy() for s in original]
     solving: dict[str, float] = defaultdict(float)
     clock("between", names[0])
     for name in names:
         model = prepared.model
-        block = BlockSolver(job, name, (model.block(name), model.block(name)), weights, Memory())
+        blocks = (model.block(name), model.block(name))
+        block = BlockSolver(job, name, blocks, weights, Store(), ALONE)
         solve_part = timed(block, solving, name.rpartition(".")[0])
         stages = job.stages(name)
         for stage in stages:

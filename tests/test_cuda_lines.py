@@ -308,6 +308,35 @@ def _(here):
     assert compute_here().device == "H100"
 
 
+@walk("quantization/solvers/columns.py:round_group")
+def _(here):
+    from bonsai_quant.quantization.solvers import columns
+
+    here.patch(columns.columns_torch, "round_group", lambda *given: given)
+    w = SimpleNamespace(device=CUDA)
+    assert columns.round_group(w, "passed", "R", "s", "ternary") == (w, "passed", "R", "s", True)
+
+
+@walk("quantization/solvers/columns.py:descend_group")
+def _(here):
+    from bonsai_quant.quantization.solvers import columns
+
+    asked = []
+    here.patch(columns.columns_torch, "descend_group", lambda *given: asked.append(given))
+    columns.descend_group(SimpleNamespace(device=CUDA), "v", "h", "s", "t", "binary", 3)
+    assert len(asked) == 1
+
+
+@walk("training/rungs.py:_memory")
+def _(here):
+    from bonsai_quant.training.rungs import choose_rungs
+
+    here.patch("bonsai_quant.training.rungs.cost.speed", lambda device: 1e12)
+    half = choose_rungs("mini-klein", "ternary", hours=3, memory=24 << 30).rungs[1].memory
+    here.patch(torch.cuda, "is_available", lambda: False)
+    assert half < choose_rungs("mini-klein", "ternary", hours=3, memory=24 << 30).rungs[1].memory
+
+
 @walk("training/distributed.py:join")
 def _(here):
     from bonsai_quant.training.distributed import join

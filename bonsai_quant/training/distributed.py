@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,6 +40,28 @@ class ProcessGroup:
             torch.distributed.all_reduce(value)
             value /= self.size
         return value
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum over the processes, of each element, in place."""
+        if self.size > 1:
+            torch.distributed.all_reduce(value)
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process gives, by rank; each gets all of it, through main memory."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """What the first process gives, for all."""
+        if self.size == 1:
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values, 0)
+        return values[0]
 
     def agree(self, yes: bool) -> bool:
         """The answer of the first process, for all: their clocks differ."""

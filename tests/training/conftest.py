@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from bonsai_quant import distill, plan
 from bonsai_quant.packs.pipeline import locate
+from bonsai_quant.training.distributed import ProcessGroup
 
+ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 N_PROMPTS = 3
 LINEARS = (
     "transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_add_out",
@@ -45,7 +48,7 @@ def weighed(standin, few):
     work = plan(str(standin), mode="ternary")
     job = CalibrationJob(locate(str(standin)), work, "gptq", str(few), N_PROMPTS, 2, 0, standin)
     prompts = choose_prompts(job.pipeline, str(few), N_PROMPTS)
-    prepared, weights = prepare(job, prompts), TokenWeights()
+    prepared, weights = prepare(job, prompts, ALONE), TokenWeights()
     paint(prepared, {n: job.rows(n) for n in job.layers}, weights, seed=0)
-    weights.finish()
+    weights.finish(ALONE)
     return prepared, weights.of

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -34,6 +33,7 @@ from bonsai_quant.training.write_pipeline import WEIGHTS
 from tests.support import warm
 
 from .conftest import SETTINGS
+from .processes import start, start_two
 
 pytestmark = pytest.mark.heavy
 
@@ -161,22 +161,6 @@ def test_a_curve_forgets_what_comes_after_a_checkpoint():
     for step in (10, 20, 30):
         curve.add(step, loss=1 / step)
     assert [r["step"] for r in Curve(curve.text(), until=20).rows] == [10, 20]
-
-
-def start(arguments: list[str], **env: str) -> warm.Process:
-    """A training in another process, with one thread as here."""
-    env = os.environ | {"OMP_NUM_THREADS": "1"} | env
-    return warm.Process("bonsai_quant", ["distill", *arguments, "-v"], env=env)
-
-
-def start_two(arguments: list[str]) -> list[warm.Process]:
-    """What torchrun starts: two processes that find each other by their environment."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    ranks = [{"RANK": str(r), "LOCAL_RANK": str(r), "LOCAL_WORLD_SIZE": "2"} for r in range(2)]
-    return [start(arguments, **group, **r) for r in ranks]
 
 
 def killed_after_checkpoint(out: Path, *processes: warm.Process) -> int:

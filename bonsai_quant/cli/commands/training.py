@@ -78,8 +78,9 @@ def calibrate(source: str, **options: Any) -> None:
     with shown_progress(show) as progress:
         result = run_calibrate(source, progress=progress, **options)
     made = result.record
-    step = next_steps.after_calibrate(source, made.mode, made.solver, result.out)
-    show(training_view.calibrated(result), next_step=step)
+    if made is not None:
+        step = next_steps.after_calibrate(source, made.mode, made.solver, result.out)
+        show(training_view.calibrated(result.out, made), next_step=step)
 
 
 @click.command(cls=Command)

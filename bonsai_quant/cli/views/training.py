@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bonsai_quant.conversion.calibration.record import CodesRecord
+from pathlib import Path
+
+from bonsai_quant.conversion.calibration.record import CalibrationRecord, CodesRecord
 from bonsai_quant.core import numbers
 from bonsai_quant.core.numbers import duration
-from bonsai_quant.training.calibrate import Calibrated
 from bonsai_quant.training.distill import Distilled
 from bonsai_quant.training.fold import Folded
 from bonsai_quant.training.rungs import Ladder
@@ -13,23 +14,22 @@ from bonsai_quant.training.rungs import Ladder
 from .answer import Answer, Table
 
 
-def calibrated(result: Calibrated) -> Answer:
+def calibrated(out: Path, r: CalibrationRecord) -> Answer:
     """What was measured or solved, and how to use it."""
-    r = result.record
     if isinstance(r, CodesRecord):
         error, nearest = (
             sum(getattr(layer, kind) for layer in r.layers.values()) / len(r.layers)
             for kind in ("error", "nearest")
         )
         what = [
-            f"{result.out}: {r.mode} codes of {len(r.layers)} layers by {r.solver}",
+            f"{out}: {r.mode} codes of {len(r.layers)} layers by {r.solver}",
             f"error of a layer's outputs: {error:.4f}; with the nearest codes {nearest:.4f}",
         ]
     else:
-        what = [f"{result.out}: inputs of {len(r.inputs)} layers in full precision"]
+        what = [f"{out}: inputs of {len(r.inputs)} layers in full precision"]
     seen = f"{r.states} states of {r.prompts.number} prompts, {numbers.size(r.size)}"
     lines = [*what, seen]
-    return Answer("\n".join(lines), {"out": str(result.out), **r.model_dump(mode="json")})
+    return Answer("\n".join(lines), {"out": str(out), **r.model_dump(mode="json")})
 
 
 def rungs(ladder: Ladder) -> Answer:

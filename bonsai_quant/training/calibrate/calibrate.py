@@ -30,10 +30,13 @@ AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """out: the folder.  record: what calibration.json holds."""
+    """out: the folder.  record: what calibration.json holds.
+
+    The record is None in the processes of torchrun that are not the first.
+    """
 
     out: Path
-    record: CalibrationRecord
+    record: CalibrationRecord | None
 
 
 def calibrate(
@@ -59,6 +62,7 @@ def calibrate(
     prompts: a file, one a line.  n_prompts: how many of them are used.
     at_once: states in a block at a time.  size: WIDTHxHEIGHT of the pictures that are painted; the
     pipeline's own when None.  progress: called with blocks, then with layers.
+    Under `torchrun` the prompts, and the rows of a layer, are shared among its processes.
     """
     if solver is not None and solver not in CALIBRATED:
         raise unknown("solver", solver, CALIBRATED)
@@ -75,6 +79,8 @@ def calibrate(
             meant=("--mode", "ternary"),
         )
     require(RUN, "run")
+    from bonsai_quant.training.distributed import join
+
     from .run import run
 
     any_mode = mode or (None if recipe else "ternary")
@@ -82,7 +88,11 @@ def calibrate(
     target = default_out(source, "calibration") if out is None else Path(out)
     job = CalibrationJob(pipeline, planned, solver, prompts, n_prompts, at_once, seed, target, size)
     check_output(target, planned.source, overwrite=overwrite)
-    record: CalibrationRecord = run(job, overwrite=overwrite, resume=resume, progress=progress)
+    with join() as processes:
+        record = run(
+            job, processes, overwrite=overwrite, resume=resume,
+            progress=progress if processes.first else no_progress,
+        )  # fmt: skip
     return Calibrated(target, record)
 
 

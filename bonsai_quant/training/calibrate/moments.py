@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bonsai_quant.quantization.hessian import Hessian
+from bonsai_quant.training.distributed import ProcessGroup
 
 SKIPPED = 1e-3
 """Tokens that together have less than this share of all weight are left out of the sums."""
@@ -87,11 +88,17 @@ class Moments:
         self.probes[0].addmm_(signs, y)
         self.probes[1].addmm_(signs, x)
 
-    def finish(self) -> None:
-        """From sums to means; H exactly symmetric."""
-        self.h = (self.h + self.h.T) / (2 * self.weight) if self.weight else self.h
-        self.c = self.c / self.weight if self.weight else self.c
-        self.probes /= self.weight**0.5 or 1.0
+    def finish(self, processes: ProcessGroup) -> None:
+        """From the sums of all processes to means; H exactly symmetric."""
+        for total in (self.h, self.probes, *([] if self.c is self.h else [self.c])):
+            processes.sum(total)
+        self.weight = sum(processes.gather(self.weight))
+        if not self.weight:
+            return
+        both = self.c is not self.h
+        self.h = (self.h + self.h.T) / (2 * self.weight)
+        self.c = self.c / self.weight if both else self.h
+        self.probes /= self.weight**0.5
 
 
 def negligible(weights: torch.Tensor) -> float:

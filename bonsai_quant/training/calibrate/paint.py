@@ -8,14 +8,14 @@ square error of v.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from bonsai_quant.training.distributed import ProcessGroup
 from bonsai_quant.training.trajectories.layered import (
-    LayeredModel,
     Stream,
     advance,
     join,
@@ -47,13 +47,18 @@ class TokenWeights:
         """Some more states of a level: [n, tokens]."""
         self._found.setdefault(part, {}).setdefault(level, []).append(weights.cpu())
 
-    def finish(self) -> None:
-        """Bring all states to mean 1, without weights far above it."""
+    def finish(self, processes: ProcessGroup) -> None:
+        """Bring the states of all processes to mean 1, without weights far above it."""
         for part, found in self._found.items():
             w = torch.cat([x for level in sorted(found) for x in found[level]])
-            w = (w / w.mean().clamp(min=1e-30)).clamp(max=LARGEST)
-            self.of[part] = w / w.mean().clamp(min=1e-30)
+            w = (w / _mean(w, processes)).clamp(max=LARGEST)
+            self.of[part] = w / _mean(w, processes)
         self._found.clear()
+
+
+def _mean(w: torch.Tensor, processes: ProcessGroup) -> float:
+    """Over all processes, which have equally many; above zero."""
+    return max(1e-30, float(torch.tensor(processes.gather(float(w.mean()))).mean()))
 
 
 def paint(
@@ -67,16 +72,18 @@ def paint(
     """
     levels = prepared.sigmas[:-1]
     states: list[list[torch.Tensor]] = [[] for _ in levels]
-    random = torch.Generator().manual_seed(seed)
     for at in range(0, len(prepared.noise), prepared.group):
         some = slice(at, at + prepared.group)
         z, captions = prepared.noise[some], prepared.captions[some]
         for i, (now, after) in enumerate(zip(levels, prepared.sigmas[1:], strict=True)):
             states[i].append(z)
-            passage = Passage(prepared.model, z, now, captions, prepared.at_once, tick)
+            passage = Passage(prepared, z, now, captions, tick)
             v = passage.forward(keep=weights is not None)
             if weights is not None:
-                passage.weigh(parts or {}, weights, i, random)
+                # A state's random numbers do not depend on who draws them, and after which.
+                which = (prepared.index(at + k) for k in range(len(z)))
+                seeds = [(seed * 1_000_003 + k) * 1_009 + i for k in which]
+                passage.weigh(parts or {}, weights, i, seeds)
             z = z + (after - now) * v
     return [torch.cat(s) for s in states]
 
@@ -85,10 +92,11 @@ class Passage:
     """States of one level on their way through all blocks, and back."""
 
     def __init__(
-        self, model: LayeredModel, z: torch.Tensor, sigma: float, captions: torch.Tensor,
-        at_once: int, tick: Callable[[], None],
+        self, prepared: Prepared, z: torch.Tensor, sigma: float, captions: torch.Tensor,
+        tick: Callable[[], None],
     ) -> None:  # fmt: skip
-        self.model, self.tick = model, tick
+        self.model, self.processes, self.tick = prepared.model, prepared.processes, tick
+        model, at_once = prepared.model, prepared.at_once
         self.states = [
             (a.to(model.device), torch.full((len(a),), sigma, device=model.device),
              b.to(model.device))
@@ -117,11 +125,12 @@ class Passage:
             ]
         return torch.cat([v.detach().cpu() for v in self.velocities])
 
-    def weigh(
-        self, parts: Parts, weights: TokenWeights, level: int, random: torch.Generator
-    ) -> None:
-        """Go back through all blocks, and add the weights of these states' tokens."""
-        gradients = self._first_gradients(random)
+    def weigh(self, parts: Parts, weights: TokenWeights, level: int, seeds: Sequence[int]) -> None:
+        """Go back through all blocks, and add the weights of these states' tokens.
+
+        seeds: of each state's random projections.
+        """
+        gradients = self._first_gradients(list(seeds))
         for name, streams in reversed(self.inputs):
             block = self.model.block(name)
             with weighing(block, name, parts) as found:
@@ -132,21 +141,27 @@ class Passage:
                 weights.add(part, level, w)
             self.tick()
 
-    def _first_gradients(self, random: torch.Generator) -> list[Gradients]:
+    def _first_gradients(self, seeds: list[int]) -> list[Gradients]:
         """dL/dy of the last block's output y, for each batch of states."""
         square = torch.cat([v.detach().square().mean((1, 2)) for v in self.velocities])
-        rms = square.mean().sqrt()
+        rms = self.processes.mean(square.mean()).sqrt()
         result = []
         for velocity, last in zip(self.velocities, self.lasts, strict=True):
             draws: Gradients = []
-            for _ in range(DRAWS):
-                r = torch.randn(velocity.shape, generator=random).to(velocity.device)
+            projections = [projection(seeds.pop(0), velocity.shape[1:]) for _ in velocity]
+            for i in range(DRAWS):
+                r = torch.stack([p[i] for p in projections]).to(velocity.device)
                 with torch.enable_grad():
                     loss = (r * velocity).sum() / rms
                 draws.append(torch.autograd.grad(loss, last, retain_graph=True))
             result.append(draws)
         self.velocities.clear()
         return result
+
+
+def projection(seed: int, shape: torch.Size) -> torch.Tensor:
+    """The random numbers of one state: [DRAWS, tokens, channels]."""
+    return torch.randn(DRAWS, *shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _backwards(block: nn.Module, name: str, stream: Stream, draws: Gradients) -> Gradients:

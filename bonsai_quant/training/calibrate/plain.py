@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from bonsai_quant.core.progress import Progress
+from bonsai_quant.training.distributed import ProcessGroup
 from bonsai_quant.training.trajectories.layered import Stream, advance, run_block
 
 from .job import CalibrationJob
@@ -24,19 +25,21 @@ def collect(job: CalibrationJob, prepared: Prepared, store: Store, progress: Pro
     for name in model.block_names:
         block = model.block(name)
         readers = {v for k, v in job.inputs.items() if k.startswith(f"{name}.")}
-        if readers <= store.stored:
+        if prepared.processes.agree(readers <= store.stored):
             advance(block, name, streams)
         else:
-            for linear, moments in _moments(block, name, sorted(readers), streams).items():
+            sums = _moments(block, name, sorted(readers), streams, prepared.processes)
+            for linear, moments in sums.items():
                 if linear not in store.stored:
                     store.put(linear, moments.h.cpu().numpy())
         progress.advance()
-    return sum(len(s.picture) for s in streams)
+    return prepared.processes.size * sum(len(s.picture) for s in streams)
 
 
 def _moments(
-    block: nn.Module, name: str, readers: list[str], streams: list[Stream]
-) -> dict[str, Moments]:
+    block: nn.Module, name: str, readers: list[str], streams: list[Stream],
+    processes: ProcessGroup,
+) -> dict[str, Moments]:  # fmt: skip
     """Run a block on every stream and add up the inputs of these linears."""
     linears = {n: block.get_submodule(n.removeprefix(f"{name}.")) for n in readers}
     device = next(block.parameters()).device
@@ -49,5 +52,5 @@ def _moments(
         for linear, x in inputs.x.items():
             sums[linear].add(x, x, torch.ones(x.shape[:2]))
     for moments in sums.values():
-        moments.finish()
+        moments.finish(processes)
     return sums

@@ -24,7 +24,8 @@ from bonsai_quant.storage.journal import Journal, finished
 from bonsai_quant.storage.staging import Staging, kept_for_resume
 from bonsai_quant.storage.writer import WeightFile
 from bonsai_quant.training.compute import compute_here
-from bonsai_quant.training.trajectories.prompts import choose_prompts, prompts_record
+from bonsai_quant.training.distributed import ProcessGroup
+from bonsai_quant.training.trajectories.prompts import Prompts, choose_prompts, prompts_record
 
 from .announce import announce
 from .job import CalibrationJob
@@ -32,15 +33,21 @@ from .moments import PROBES
 from .plain import collect
 from .prepared import prepare
 from .solve_layers import solve_layers
-from .store import Store
+from .store import FileStore, Store
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def run(
-    job: CalibrationJob, *, overwrite: bool, resume: bool, progress: Progress
-) -> CalibrationRecord:
-    """Write OUT; -> its record."""
+    job: CalibrationJob, processes: ProcessGroup, *, overwrite: bool, resume: bool,
+    progress: Progress,
+) -> CalibrationRecord | None:  # fmt: skip
+    """Write OUT; -> its record, in the first process."""
     prompts = choose_prompts(job.pipeline, job.prompts, job.n_prompts)
+    if processes.first:
+        announce(job, len(prompts.used) // processes.size)
+    if not processes.first:
+        _work(job, prompts, processes, Store(), progress)
+        return None
     identity = _identity(job)
     specs, name = (_solved_specs(job), CODES) if job.solver else (_moment_specs(job), MOMENTS)
     bound = identity | {"prompts": prompts.sha256, "layers": [[s.name, s.shape] for s in specs]}
@@ -52,21 +59,14 @@ def run(
         layout = safetensors_layout(specs, {"format": "bonsai-quant calibration"})
         file = WeightFile(staging, name, layout, resume=bool(journal.entries))
         try:
-            store = Store(file, journal)
-            announce(job, len(prompts.used))
-            prepared = prepare(job, prompts)
-            found: dict[str, Any]
-            if job.solver is None:
-                found = {"states": collect(job, prepared, store, progress), "inputs": job.inputs}
-            else:
-                found = solve_layers(job, prepared, store, staging, progress)
+            found = _work(job, prompts, processes, FileStore(file, journal, staging), progress)
             n_bytes, sha256 = file.finish()
         finally:
             file.close()
             journal.close()
         record = _record(job, identity | found | {
             "prompts": prompts_record(prompts, job.prompts).model_dump(),
-            "compute": compute_here(),
+            "compute": compute_here(processes.size),
             "size": n_bytes,
             "sha256": sha256,
             "files": [RECORD, name],
@@ -74,6 +74,17 @@ def run(
         staging.write_file(RECORD, record.model_dump_json(indent=2).encode() + b"\n")
         staging.commit({name, RECORD})
     return record
+
+
+def _work(
+    job: CalibrationJob, prompts: Prompts, processes: ProcessGroup, store: Store,
+    progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Fill the store; -> what the record says of it."""
+    prepared = prepare(job, prompts, processes)
+    if job.solver is None:
+        return {"states": collect(job, prepared, store, progress), "inputs": job.inputs}
+    return solve_layers(job, prepared, store, progress)
 
 
 def _identity(job: CalibrationJob) -> dict[str, Any]:

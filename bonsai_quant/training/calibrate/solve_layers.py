@@ -15,7 +15,7 @@ from bonsai_quant.core.schema import PackTensor
 from bonsai_quant.quantization.dequantize import decoded
 from bonsai_quant.quantization.hessian import Hessian
 from bonsai_quant.quantization.solvers import Solved, solve
-from bonsai_quant.storage.staging import Staging
+from bonsai_quant.training.distributed import ProcessGroup
 from bonsai_quant.training.trajectories.layered import Stream, advance, run_block
 
 from .job import CalibrationJob, Part
@@ -27,18 +27,19 @@ from .store import Store
 
 
 def solve_layers(
-    job: CalibrationJob, prepared: Prepared, store: Store, staging: Staging, progress: Progress
+    job: CalibrationJob, prepared: Prepared, store: Store, progress: Progress
 ) -> dict[str, Any]:
     """Store codes, scales and probes of all layers; -> what the record says of them."""
-    states, weights = painted(job, prepared, staging, store.journal, progress)
-    model = prepared.model
+    states, weights = painted(job, prepared, store, progress)
+    model, processes = prepared.model, prepared.processes
     original = prepared.streams(states)
     rounded = [s.copy() for s in original]
     layers: dict[str, dict[str, Any]] = {}
     progress.phase("solving", len(job.layers), "layers",
                    work=sum(t.shape[0] * t.shape[1] ** 2 for t in job.layers.values()))  # fmt: skip
     for name in model.block_names:
-        block = BlockSolver(job, name, (model.block(name), model.block(name)), weights, store)
+        blocks = (model.block(name), model.block(name))
+        block = BlockSolver(job, name, blocks, weights, store, processes)
         stages = job.stages(name)
         for stage in stages:
             last = stage is stages[-1]
@@ -46,7 +47,7 @@ def solve_layers(
         if not block.passed:
             advance(block.original, name, original)
         advance(block.rounded, name, rounded)
-    return {"states": sum(len(s.picture) for s in original), "layers": layers}
+    return {"states": processes.size * sum(len(s.picture) for s in original), "layers": layers}
 
 
 class BlockSolver:
@@ -54,9 +55,10 @@ class BlockSolver:
 
     def __init__(
         self, job: CalibrationJob, name: str, blocks: tuple[nn.Module, nn.Module],
-        weights: TokenWeights, store: Store,
+        weights: TokenWeights, store: Store, processes: ProcessGroup,
     ) -> None:  # fmt: skip
         self.job, self.name, self.weights, self.store = job, name, weights, store
+        self.processes = processes
         self.original, self.rounded = blocks
         self.passed = False
         """Whether the source's states are behind the block already."""
@@ -73,7 +75,7 @@ class BlockSolver:
             tensor, module = self.job.layers[linear], self._module(self.rounded, linear)
             if linear in wanted:
                 self._solve(linear, module.weight, moments)
-            codes, scales = (self.store.get(f"{linear}.{x}") for x in ("codes", "scales"))
+            codes, scales = self._solved(linear)
             weight = decoded(codes, scales, self.job.plan.info.bits)
             found[linear] = self._errors(linear, module.weight.cpu().numpy(), weight)
             module.weight.copy_(torch.from_numpy(weight))
@@ -85,7 +87,15 @@ class BlockSolver:
         return module
 
     def _stored(self, linear: str) -> bool:
-        return {f"{linear}.{x}" for x in ("codes", "scales", "probes")} <= self.store.stored
+        names = {f"{linear}.{x}" for x in ("codes", "scales", "probes")}
+        return self.processes.agree(names <= self.store.stored)
+
+    def _solved(self, linear: str) -> tuple[np.ndarray, np.ndarray]:
+        """Codes and scales, which the first process has in its file."""
+        names = [f"{linear}.{x}" for x in ("codes", "scales")]
+        mine = [self.store.get(n) for n in names] if self.processes.first else None
+        codes, scales = self.processes.broadcast(mine)
+        return codes, scales
 
     def _moments(
         self, linears: list[str], original: list[Stream], rounded: list[Stream], *, last: bool
@@ -101,11 +111,12 @@ class BlockSolver:
         sums = {
             part: Moments(
                 self.job.layers[part[0]].shape[1], both=True, device=device,
-                seed=zlib.crc32(f"{self.job.seed} {part}".encode()),
+                seed=zlib.crc32(f"{self.job.seed} {part} {self.processes.rank}".encode()),
             )
             for part in parts
         }  # fmt: skip
-        least = {part: negligible(self.weights.of[part]) for part in parts}
+        gather = self.processes.gather
+        least = {part: negligible(torch.cat(gather(self.weights.of[part]))) for part in parts}
         at = 0
         for mine, other in zip(original, rounded, strict=True):
             with behind.catching(stop=True):
@@ -119,15 +130,19 @@ class BlockSolver:
             at = stop
         self.passed = last
         for moments in sums.values():
-            moments.finish()
+            moments.finish(self.processes)
         return sums
 
     def _solve(self, linear: str, weight: torch.Tensor, moments: dict[Part, Moments]) -> None:
         """Solve a layer part by part, and store it."""
-        solved = []
+        solved: list[Solved] = []
         tensor = self.job.layers[linear]
         for part, rows in self.job.rows(linear).items():
-            solved.append(_solve_part(self.job, tensor, weight[rows], moments[part]))
+            # Rows do not meet: each process solves some of them.
+            mine = weight[rows].tensor_split(self.processes.size)[self.processes.rank]
+            solved += self.processes.gather(_solve_part(self.job, tensor, mine, moments[part]))
+        if not self.processes.first:
+            return
         probes = torch.stack([moments[part].probes for part in self.job.rows(linear)])
         for name, values in (
             ("codes", np.concatenate([s.codes for s in solved])),
@@ -138,7 +153,9 @@ class BlockSolver:
                 self.store.put(f"{linear}.{name}", values)
 
     def _errors(self, linear: str, weight: np.ndarray, rounded: np.ndarray) -> dict[str, Any]:
-        """What the record says of a layer."""
+        """What the record says of a layer; nothing in processes that write none."""
+        if not self.processes.first:
+            return {}
         tensor, starts = self.job.layers[linear], self.job.starts(linear)
         probes, bits = self.store.get(f"{linear}.probes"), self.job.plan.info.bits
         mode: Any = tensor.action

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 import bonsai_quant
 
 ROOT = Path(bonsai_quant.__file__).parent
@@ -120,3 +122,13 @@ def traced(function: Asking) -> Iterator[set[int]]:
         yield seen
     finally:
         sys.settrace(before)
+
+
+CUDA, META = torch.device("cuda"), torch.device("meta")
+WALKS: dict = {}
+"""Function -> what walks through its lines for a GPU."""
+
+
+def walk(key):
+    """Note a walk. key: file:function, as `asking` finds it."""
+    return lambda function: WALKS.setdefault(key, function)

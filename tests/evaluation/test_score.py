@@ -198,6 +198,8 @@ def test_the_ladder_fills_its_page(modes, truth, standin, tmp_path, monkeypatch)
 
     monkeypatch.setattr(retention, "MODES", modes)
     monkeypatch.setattr(retention, "N_PROMPTS", 8)
+    few = {"steps": 1, "batch": 4, "at_once": 8, "validate_every": 1, "prompts": 2}
+    monkeypatch.setattr(retention, "TUNING", few)
     monkeypatch.setattr(proxies, "EACH", 2)
     (tmp_path / "quality.md").write_text((root / "docs/quality.md").read_text())
     options = {
@@ -213,7 +215,7 @@ def test_the_ladder_fills_its_page(modes, truth, standin, tmp_path, monkeypatch)
     assert done.exit_code == 0
     figures = json.loads((tmp_path / "retention.json").read_text())
     rungs = [(r["mode"], r["way"]) for r in figures["rungs"]]
-    ways = ("absmean", "exact", "weighted", "gptq", "folded")
+    ways = ("absmean", "exact", "weighted", "gptq", "folded", "tuned")
     assert rungs == [(m, w) for m in modes for w in ways]
     for r in figures["rungs"]:
         assert set(r["proxies"]) == {"weights", "teacher", "own", "first", "latents"}

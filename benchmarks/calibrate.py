@@ -17,16 +17,11 @@ from pathlib import Path
 from time import perf_counter
 
 import click
-import numpy as np
 import torch
 
-from bonsai_quant.conversion.plan import plan
 from bonsai_quant.core.numbers import duration, size
 from bonsai_quant.core.progress import NoProgress
-from bonsai_quant.packs.pipeline import Pipeline
 from bonsai_quant.runners.memory_meter import Meter
-from bonsai_quant.runners.noise import draw
-from bonsai_quant.runners.sampling import levels
 from bonsai_quant.training.calibrate import cost
 from bonsai_quant.training.calibrate.job import CalibrationJob
 from bonsai_quant.training.calibrate.paint import TokenWeights, paint
@@ -34,8 +29,9 @@ from bonsai_quant.training.calibrate.prepared import Prepared
 from bonsai_quant.training.calibrate.solve_layers import BlockSolver
 from bonsai_quant.training.calibrate.store import Store
 from bonsai_quant.training.distributed import ProcessGroup
-from bonsai_quant.training.trajectories.layered import LayeredModel, advance
-from tools.make_checkpoint import make
+from bonsai_quant.training.trajectories.layered import advance
+from tools.gpu.slice import calibration
+from tools.gpu.slice import made as slice_of
 
 from .marked_text import RESULTS
 
@@ -66,24 +62,6 @@ class Clock:
                 blocks = 1 if kind == "transformer_blocks" else 2
                 total += sum(seconds) / blocks * BLOCKS[kind]
         return total
-
-
-def made_slice(folder: Path, mode: str, prompts: int, side: int) -> tuple[CalibrationJob, Prepared]:
-    """A calibration of a made slice of Klein 4B, ready to start."""
-    make(folder, "wide")
-    work = plan(str(folder), mode=mode, formats="bonsai", transformer_only=True)
-    pipeline = Pipeline("slice", folder, None)
-    job = CalibrationJob(pipeline, work, "gptq", None, prompts, 1, 0, folder, f"{side}x{side}")
-    rows, channels = side // 16, int(work.info.config["in_channels"])
-    noise = np.stack([draw(i, rows, rows, channels) for i in range(prompts)])
-    flat = torch.from_numpy(noise).reshape(prompts, rows * rows, channels)
-    width = int(work.info.config["joint_attention_dim"])
-    random = torch.Generator().manual_seed(0)
-    captions = torch.randn(prompts, WORDS, width, generator=random)
-    model = LayeredModel(
-        work.tensors, work.info.config, job.family.blocks, (rows, rows, WORDS), torch.device("cpu")
-    )
-    return job, Prepared(model, flat, captions, list(levels(rows * rows, 4)), job.at_once, ALONE)
 
 
 def measure(job: CalibrationJob, prepared: Prepared) -> tuple[Clock, dict[str, float]]:
@@ -133,7 +111,8 @@ def main(mode: str, prompts: int, side: int) -> None:
     """Measure a slice, and print what the whole model would take."""
     torch.set_grad_enabled(False)
     with tempfile.TemporaryDirectory(dir=".") as made:
-        job, prepared = made_slice(Path(made) / "slice", mode, prompts, side)
+        piece = slice_of(Path(made) / "slice", torch.device("cpu"), mode=mode, side=side)
+        job, prepared = calibration(piece, prompts)
         rate = cost.speed(torch.device("cpu"))
         import psutil
 

@@ -1,11 +1,13 @@
-"""Measure the gemlite runner on an NVIDIA GPU: which rows its kernels are for, if they are right.
+"""Measure this program on an NVIDIA GPU: gemlite's runner, and what calibrates and trains.
 
     python -m tools.gpu_check [--json FILE] [--minutes 9]
 
-Products of FLUX.2 Klein 4B's shapes in three ways, a picture by each backend, and `verify --level
-kernel` on the packs that ship; prints Markdown. Exit code 6: no card, or gemlite is missing. 5:
-something is wrong on this card. --dry walks through all of it on a CPU, with a decoded product in
-the place of gemlite's, to see that it runs.
+Products of FLUX.2 Klein 4B's shapes in three ways, which say for which rows gemlite's kernels are;
+a picture by each backend; solving, calibrating, tuning and distilling a slice at Klein's widths;
+and `verify --level kernel` on the packs that ship. Prints Markdown.
+
+Exit code 6: no card, or gemlite is missing. 5: something is wrong on this card. --dry walks through
+all of it on a CPU, with a decoded product in the place of gemlite's, to see that it runs.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def main(
 
 
 def check(device, minutes: float, packs: tuple[str, ...], pipeline: str | None, dry: bool):  # noqa: ANN001, ANN201
-    """All three parts, the last two even when minutes are over: they are short."""
+    """All parts, the pictures and the kernels even when minutes are over: they are short."""
     import torch
 
     from bonsai_quant.packs.pipeline import locate
@@ -66,6 +68,7 @@ def check(device, minutes: float, packs: tuple[str, ...], pipeline: str | None, 
     from tools.gpu.pictures import painted
     from tools.gpu.products import ALL_ROWS, measure, shapes_of
     from tools.gpu.table import Found
+    from tools.gpu.training import trained
 
     found = Found(_machine(device), dry)
     shapes = DRY_SHAPES if dry else shapes_of("flux2-klein-4b")
@@ -84,6 +87,8 @@ def check(device, minutes: float, packs: tuple[str, ...], pipeline: str | None, 
 
     attempt("pictures", lambda: found.pictures.extend(
         painted(locate(packs[0], pipeline=pipeline), clock)))  # fmt: skip
+    # Part by part: what was measured before the minutes are over is told.
+    attempt("training", lambda: [found.training.append(t) for t in trained(device, clock)])
     attempt("kernels", lambda: found.kernels.extend(verified(packs)))
     return found
 

@@ -58,6 +58,7 @@ def test_a_dry_run_goes_through_all_of_it(tiny, tmp_path, monkeypatch, right):
         monkeypatch.setattr("tools.gpu.table.LEAST_ERROR", 1e-9)
         monkeypatch.setattr("tools.gpu_check.DRY_ROWS", (1,))
         monkeypatch.setattr("tools.gpu.pictures.picture", _breaks)
+        monkeypatch.setattr("tools.gpu.training.made", _breaks)
     file = tmp_path / "figures.json"
     done = checked("--dry", "--json", file, "--pack", tiny.pack, "--pipeline", tiny.pipeline)
     figures = json.loads(file.read_text())
@@ -77,14 +78,18 @@ def test_a_dry_run_goes_through_all_of_it(tiny, tmp_path, monkeypatch, right):
         assert figures["pictures"][0]["psnr"] == 99
         assert figures["pictures"][2]["ways"] == {"gemlite": 14}
         assert min(p["psnr"] for p in figures["pictures"]) > 35
+        what = [t["what"] for t in figures["training"]]
+        assert what == ["solve", "calibrate one prompt", "1 updates: tune", "1 updates: distill"]
+        assert all(t["seconds"] > 0 and t["figure"] for t in figures["training"])
+        assert all(t["what"] in done.stdout for t in figures["training"])
         return
     assert done.exit_code == 5
-    assert figures["problems"] == ["pictures: no luck"]
+    assert figures["problems"] == ["pictures: no luck", "training: no luck"]
     assert len(figures["wrong"]) == 12
     assert "## Wrong" in done.stdout and "## Not measured" in done.stdout
 
 
-def _breaks(*_):
+def _breaks(*_, **__):
     raise RuntimeError("no luck")
 
 

@@ -13,6 +13,7 @@ from bonsai_quant.verification.levels.images import LEAST_PSNR
 
 from .pictures import Painted
 from .products import WAYS, Product, best_limit
+from .training import Trained
 
 LEAST_ERROR = 2.0**-6
 """A product in bfloat16, whose unit is 2^-8, that is farther off than this is wrong."""
@@ -26,6 +27,7 @@ class Found:
     dry: bool
     products: list[Product] = field(default_factory=list)
     pictures: list[Painted] = field(default_factory=list)
+    training: list[Trained] = field(default_factory=list)
     kernels: list[tuple[str, Check]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -59,6 +61,7 @@ def as_json(found: Found) -> dict[str, Any]:
         "dry": found.dry,
         "products": [asdict(p) for p in found.products],
         "pictures": [asdict(p) for p in found.pictures],
+        "training": [asdict(t) for t in found.training],
         "kernels": [{"pack": pack, **asdict(c)} for pack, c in found.kernels],
         "problems": found.problems,
         "wrong": found.wrong,
@@ -86,6 +89,11 @@ def as_markdown(found: Found) -> str:
             for p in found.pictures
         ),
     )  # fmt: skip
+    lines += ["", "## Training, one double and two single blocks", ""]
+    lines += _table(
+        ("", "s", "peak", ""),
+        ((t.what, f"{t.seconds:.1f}", size(t.peak), t.figure) for t in found.training),
+    )
     lines += ["", "## Kernels", ""]
     lines += [f"- {c.status}: {pack}, {c.subject}: {c.detail}" for pack, c in found.kernels]
     for title, texts in (("Wrong", found.wrong), ("Not measured", found.problems)):

@@ -86,6 +86,8 @@ def open_output(options: dict[str, Any]) -> Printer:
     level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
     handler = _StderrHandler(sys.stderr)
     logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
+    # diffusers imports it where it is installed, and it misses kernels that nothing here calls.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return Printer(as_json, quiet)
 
 

@@ -17,6 +17,8 @@ PEFT = ("peft",)
 """What loads LoRAs there."""
 TRAIN = ("matplotlib", "pillow")
 """What training needs beside it: curves to look at."""
+SMALL_MOMENTS = ("bitsandbytes",)
+"""What training in little memory needs besides: Adam's moments in 8 bits."""
 LOOK = ("pillow",)
 """What drawing and shrinking pictures needs."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, SerializerFunctionWrapHandler, model_serializer
 
 _STRICT = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -19,6 +19,12 @@ class CalibrationSettings(pydantic.BaseModel):
     model_config = _STRICT
     n_prompts: int = Field(default=64, ge=1, validation_alias=AliasChoices("n_prompts", "samples"))
     at_once: int = Field(default=8, ge=1)
+
+
+Saving = Literal[
+    "teacher-offloaded", "mean-offloaded", "gradients-offloaded", "8bit-moments", "bf16-latents"
+]
+"""A way to hold less on the device. What is offloaded lies in main memory (training.distill)."""
 
 
 class DistillationSettings(pydantic.BaseModel):
@@ -37,6 +43,7 @@ class DistillationSettings(pydantic.BaseModel):
     validate_every: updates between two validations, formerly `exam`.
     prompts: the largest number of prompts that are used.
     checkpointing: compute blocks again for their gradient rather than keep what they computed.
+    savings: what is kept elsewhere or in fewer bits, so that a run fits; `--fit` picks them.
     """
 
     model_config = _STRICT
@@ -61,6 +68,15 @@ class DistillationSettings(pydantic.BaseModel):
     )
     prompts: int | None = Field(default=None, ge=1)
     checkpointing: bool = True
+    savings: tuple[Saving, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_no_savings(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Records of runs without savings keep their bytes."""
+        data: dict[str, Any] = write(self)
+        if not self.savings:
+            data.pop("savings", None)
+        return data
 
     def rate_share(self, step: int) -> float:
         """Share of the full learning rate at a step: up, level, and down to nothing."""
@@ -91,6 +107,7 @@ class TuningSettings(DistillationSettings):
     kept_rate: float = Field(default=5e-4, ge=0, le=1)
     average: float = Field(default=0.98, ge=0, lt=1)
     freeze: float = Field(default=0.0, ge=0, le=0)
+    savings: tuple[()] = ()
     validate_every: int = Field(
         default=40,
         ge=1,

@@ -129,6 +129,30 @@ def _(here):
     assert asked == [torch.bfloat16]
 
 
+@walk("training/distill/load.py:stream")
+def _(here):
+    from bonsai_quant.training.distill import load
+    from bonsai_quant.training.trajectories.denoiser import Denoiser
+
+    asked, model = [], torch.nn.Module()
+    model.enable_group_offload = lambda **how: asked.append(how)
+    denoiser = Denoiser(model, 2, 2, 3)
+    here.patch(Denoiser, "register_buffer", lambda *how, persistent: asked.append(how[1]))
+    device = SimpleNamespace(type="cuda")
+    here.patch(torch.Tensor, "to", lambda _, where: where)
+    load.stream(denoiser, device)
+    assert (asked[0]["onload_device"], asked[0]["use_stream"]) == (device, True)
+    assert asked[1:] == ["image_ids", "text_ids"]
+
+
+@walk("training/distill/fit.py:budget_here")
+def _(here):
+    from bonsai_quant.training.distill import fit
+
+    here.patch(fit, "available", lambda: 7)
+    assert fit.budget_here(5, 1) == fit.Budget(5, 1, half=True, main=7)
+
+
 @walk("training/distill/run.py:_check_memory")
 def _(here):
     from bonsai_quant.training.distill import run

@@ -10,9 +10,18 @@ from bonsai_quant.cli import completion, next_steps
 from bonsai_quant.cli import options as shared
 from bonsai_quant.cli.help import Command
 from bonsai_quant.cli.output import Printer, common_options, open_output, shown_progress
-from bonsai_quant.cli.types import Whole
+from bonsai_quant.cli.types import ByteSize, Whole
 from bonsai_quant.cli.views import training as view
-from bonsai_quant.training.distill import DistillationJob, carry_out, needed, prepare
+from bonsai_quant.training.distill import (
+    Budget,
+    DistillationJob,
+    budget_here,
+    carry_out,
+    in_main_memory,
+    needed,
+    prepare,
+    started_processes,
+)
 from bonsai_quant.training.tune import prepare as prepare_tuning
 
 _TRAINING = (
@@ -84,9 +93,15 @@ def training_options(command: Any) -> Any:
     help="Pack of the source to start from, such as one that gptq rounded.",
     shell_complete=completion.pack,
 )
+@click.option(
+    "--fit",
+    type=ByteSize(),
+    metavar="SIZE",
+    help="Save memory until no device needs more, such as 24GB. [default: as the recipe says]",
+)
 @training_options
 @common_options
-def distill(source: str, **options: Any) -> None:
+def distill(source: str, fit: int | None, **options: Any) -> None:
     """Train a model to be ternary or binary.
 
     It learns from itself in full precision, on prompts alone; no pictures are needed. The recipe's
@@ -96,12 +111,19 @@ def distill(source: str, **options: Any) -> None:
     # the real model may take days: see first how much memory a GPU needs
     bonsai-quant distill mini-klein --recipe mini-klein-ternary --dry-run
     bonsai-quant distill mini-klein --recipe mini-klein-ternary -o trained
+    # on a card of 24 GB: see what is saved, and what is left
+    bonsai-quant distill mini-klein --recipe mini-klein-ternary --fit 24GB --dry-run
     # the real model, from the Hub, on eight GPUs
     torchrun --nproc-per-node 8 -m bonsai_quant distill --recipe klein-4b-ternary-trained -o trained
     """
     show = open_output(options)
     job, how = _split(options)
-    _train(prepare(source, **job), how, show)
+    budget = None
+    if fit is not None and how["dry_run"]:
+        budget = Budget(fit, how["devices"], half=True)
+    elif fit is not None:
+        budget = budget_here(fit, started_processes())
+    _train(prepare(source, budget=budget, **job), how, show, fit=fit is not None)
 
 
 @click.command(cls=Command, first="start recipe out resume dry_run")
@@ -141,11 +163,12 @@ def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return options | {"changes": changes}, how
 
 
-def _train(job: DistillationJob, how: dict[str, Any], show: Printer) -> None:
-    """Carry it out, or only count its memory."""
+def _train(job: DistillationJob, how: dict[str, Any], show: Printer, *, fit: bool = False) -> None:
+    """Carry it out, or only count its memory. fit: the settings were made to fit."""
     dry_run, devices = how.pop("dry_run"), how.pop("devices")
     if dry_run:
-        memory = view.training_memory(needed(job, devices, half=True), devices)
+        parts, apart = needed(job, devices, half=True), in_main_memory(job, half=True)
+        memory = view.training_memory(parts, devices, apart, job.settings if fit else None)
         show(memory, next_step=next_steps.typed(without=["dry_run", "devices"]))
         return
     with shown_progress(show) as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from bonsai_quant.conversion.calibration.record import CalibrationRecord, CodesRecord
 from bonsai_quant.core import numbers
@@ -10,6 +11,7 @@ from bonsai_quant.core.numbers import duration
 from bonsai_quant.training.distill import Distilled
 from bonsai_quant.training.fold import Folded
 from bonsai_quant.training.rungs import Ladder
+from bonsai_quant.training.settings import DistillationSettings
 
 from .answer import Answer, Table
 
@@ -55,13 +57,31 @@ def folded(result: Folded) -> Answer:
     return Answer(text, {"out": str(result.out), "layers": result.layers})
 
 
-def training_memory(parts: dict[str, int], devices: int) -> Answer:
-    """What each of some GPUs would hold."""
+def training_memory(
+    parts: dict[str, int], devices: int, apart: dict[str, int],
+    settings: DistillationSettings | None,
+) -> Answer:  # fmt: skip
+    """What each of some GPUs would hold. apart: what main memory would hold instead.
+
+    settings: those that were made to fit, if they were.
+    """
     total = sum(parts.values())
     rows = [(f"  {name}", numbers.size(n)) for name, n in parts.items()]
     head = f"{numbers.size(total)} on each of {devices} GPU{'s' * (devices > 1)}"
-    data = {"devices": devices, "bytes": total, "parts": parts}
-    return Answer([head, Table(rows, (1,))], data)
+    data: dict[str, Any] = {"devices": devices, "bytes": total, "parts": parts}
+    lines: list[str | Table] = [head, Table(rows, (1,))]
+    if settings is not None:
+        lines.append(_saved(settings, sum(apart.values())))
+        data |= {"main_memory": apart, "settings": settings.model_dump(mode="json", by_alias=True)}
+    return Answer(lines, data)
+
+
+def _saved(settings: DistillationSettings, apart: int) -> str:
+    """How a training fits, in one line."""
+    words = [*settings.savings, f"at_once {settings.at_once}"]
+    words += [f"{k} 0" for k in ("average", "freeze") if not getattr(settings, k)]
+    also = f"; {numbers.size(apart)} of main memory" if apart else ""
+    return f"saved by {', '.join(words)}{also}"
 
 
 def distilled(result: Distilled) -> Answer:

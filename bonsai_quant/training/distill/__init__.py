@@ -1,7 +1,11 @@
 """Train a model to be ternary or binary: it learns from itself in full precision."""
 
-from .distill import Distilled, carry_out, distill, prepare
+from .distill import Distilled, carry_out, distill, prepare, started_processes
+from .fit import Budget, budget_here
 from .job import DistillationJob
-from .memory_need import needed
+from .memory_need import in_main_memory, needed
 
-__all__ = ["Distilled", "DistillationJob", "carry_out", "distill", "needed", "prepare"]
+__all__ = [
+    "Budget", "Distilled", "DistillationJob", "budget_here", "carry_out", "distill",
+    "in_main_memory", "needed", "prepare", "started_processes",
+]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from bonsai_quant.packs.read import Pack, open_pack
 from bonsai_quant.training.recipe import Recovery, load_recovery, recipe_record, with_changes
 from bonsai_quant.training.settings import DistillationSettings
 
+from .fit import Budget, budget_here, fitted
 from .job import DistillationJob
 from .record import DistillationRecord
 
@@ -52,6 +54,7 @@ def distill(
     resume: bool = False,
     save_every: float = SAVE_EVERY,
     max_memory: int | None = None,
+    fit: int | None = None,
     changes: Mapping[str, Any] = {},
     progress: Progress = no_progress,
 ) -> Distilled:
@@ -60,11 +63,13 @@ def distill(
     recipe: a file whose `distillation` says how (training.settings); its other fields as in
     `convert`.  start: a pack of the same model, as `gptq` leaves it, for the student to begin as.
     prompts: a file, one a line.  changes: of the distillation's settings.
-    max_memory: bytes of each device that may be used.  progress: called with updates.
+    max_memory: bytes of each device that may be used.  fit: the same, and what it takes to need no
+    more is done, in the order of `training.distill.fit`.  progress: called with updates.
     Under `torchrun` the model is sharded among its processes (FSDP2).
     """
+    budget = None if fit is None else budget_here(fit, started_processes())
     job = prepare(source, mode=mode, recipe=recipe, out=out, prompts=prompts, seed=seed,
-                  changes=changes, start=start)  # fmt: skip
+                  changes=changes, start=start, budget=budget)  # fmt: skip
     return carry_out(job, overwrite=overwrite, resume=resume, save_every=save_every,
                      max_memory=max_memory, progress=progress)  # fmt: skip
 
@@ -92,8 +97,12 @@ def prepare(
     source: str, *, mode: str | None, recipe: str | Path | Recipe | Recovery | None,
     out: str | Path | None = None, prompts: str | None = None, seed: int = 0,
     changes: Mapping[str, Any] = {}, start: str | Path | None = None,
+    budget: Budget | None = None,
 ) -> DistillationJob:  # fmt: skip
-    """Check all that can be refused before anything is loaded; -> what there is to do."""
+    """Check all that can be refused before anything is loaded; -> what there is to do.
+
+    budget: the settings are changed until they need no more.
+    """
     recovery = load_recovery(recipe, mode)
     settings = with_changes(recovery.distillation or DistillationSettings(), changes)
     pipeline = open_teacher(source)
@@ -103,8 +112,17 @@ def prepare(
         Path(f"{default_out(source, planned.info.mode)}-distilled") if out is None else Path(out)
     )
     first = None if start is None else open_start(start, planned)
-    named = recipe_record(recipe, replace(recovery, distillation=settings))
-    return DistillationJob(pipeline, planned, settings, prompts, seed, target, named, first)
+    written = recipe_record(recipe, replace(recovery, distillation=settings))
+    job = DistillationJob(pipeline, planned, settings, prompts, seed, target, written, first)
+    if budget is None:
+        return job
+    job = fitted(job, budget)
+    return replace(job, recipe=recipe_record(recipe, replace(recovery, distillation=job.settings)))
+
+
+def started_processes() -> int:
+    """How many torchrun has started, this one among them."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def open_teacher(source: str) -> Pipeline:

@@ -14,13 +14,15 @@ from bonsai_quant.training.distributed import local
 class EMA:
     """A <- d A + (1 - d) W after every step; d begins small, so that the start is soon gone.
 
-    With decay 0 it is the weights themselves, and takes no memory.
+    With decay 0 it is the weights themselves, and takes no memory. Otherwise it is in float32, on
+    `place` (where the weights are, when None). Weights in bfloat16 get it rounded to that when it
+    is swapped in, and it goes on from there.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, place: torch.device | None = None) -> None:
         self.model, self.decay, self.steps = model, decay, 0
         parameters = {n: p.detach() for n, p in model.named_parameters()}
-        self.values = {n: p.clone() if decay else p for n, p in parameters.items()}
+        self.values = {n: _own(p, place) if decay else p for n, p in parameters.items()}
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def update(self) -> None:
@@ -29,9 +31,9 @@ class EMA:
         if not self.decay:
             return
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        means = [local(v) for v in self.values.values()]
-        weights = [local(p.detach()) for p in self.model.parameters()]
-        torch._foreach_lerp_(means, weights, 1 - decay)
+        for name, p in self.model.named_parameters():
+            mean = local(self.values[name])
+            mean.lerp_(local(p.detach()).to(mean), 1 - decay)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
@@ -52,3 +54,7 @@ class EMA:
             kept = here.clone()
             here.copy_(there)
             there.copy_(kept)
+
+
+def _own(weight: torch.Tensor, place: torch.device | None) -> torch.Tensor:
+    return weight.to(place or weight.device, torch.float32, copy=True)

@@ -40,7 +40,7 @@ class Freeze:
 
     def _codes(self, name: str) -> torch.Tensor:
         layer = self.layers[name]
-        weight = local(layer.weight.detach())
+        weight = local(layer.weight.detach()).float()
         return nearest(weight, layer.mode)[0].view_as(weight).to(torch.int8)
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -53,7 +53,8 @@ class Freeze:
             held |= often > OFTEN
             codes.copy_(now)
             weight = local(layer.weight.detach())
-            weight.copy_(torch.where(held, local(self.ema.values[f"{name}.weight"]), weight))
+            mean = local(self.ema.values[f"{name}.weight"]).to(weight)
+            weight.copy_(torch.where(held, mean, weight))
 
     def share(self) -> float:
         """How many of the codes here are held."""

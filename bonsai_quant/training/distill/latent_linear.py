@@ -63,7 +63,7 @@ class LatentLinear(GridLinear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in] -> [..., out]."""
-        w = self.weight
+        w = self.weight.float()  # itself, unless latents are in bfloat16
         with torch.no_grad():
             step = rounded(w, self.mode) - w
         return functional.linear(x, w + step)
@@ -73,10 +73,12 @@ class LatentLinear(GridLinear):
         return rounded(learned, self.mode).bfloat16()
 
 
-def attach(model: nn.Module, modes: Mapping[str, str]) -> None:
-    """Put latent linears in the place of linears. modes: by module name."""
+def attach(model: nn.Module, modes: Mapping[str, str], dtype: torch.dtype = torch.float32) -> None:
+    """Put latent linears in the place of linears. modes: by module name.  dtype: of the latents."""
     for name, mode in modes.items():
-        model.set_submodule(name, LatentLinear(model.get_submodule(name).weight, mode))
+        weight = model.get_submodule(name).weight
+        weight.data = weight.data.to(dtype)
+        model.set_submodule(name, LatentLinear(weight, mode))
 
 
 def latents(model: nn.Module) -> Iterator[tuple[str, LatentLinear]]:

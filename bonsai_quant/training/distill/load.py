@@ -36,7 +36,11 @@ def load(
     words = pictures.max_sequence_length
     used, held = (encode(runner, p, words) for p in (prompts.used, prompts.held))
     size = (rows, columns, words)
-    teacher = Denoiser(_transformer(job, processes, learns=False), *size).to(processes.device)
+    teacher = Denoiser(_transformer(job, processes, learns=False), *size)
+    if "teacher-offloaded" in job.settings.savings:
+        stream(teacher, processes.device)
+    else:
+        teacher.to(processes.device)
     student = shard(Denoiser(_transformer(job, processes, learns=True), *size), processes)
     sigmas = levels(rows * columns, pictures.num_inference_steps)
     batches = Batches(used, (rows * columns, channels), sigmas, job.settings, job.seed, processes)
@@ -59,10 +63,24 @@ def _transformer(
         model = load_transformer(job.pipeline.part("transformer"), dtype)
     if learns:
         if not job.tunes:
-            attach(model, job.modes)
+            half = "bf16-latents" in job.settings.savings
+            attach(model, job.modes, torch.bfloat16 if half else torch.float32)
         if job.settings.checkpointing:
             model.enable_gradient_checkpointing()
     return model.train(learns).requires_grad_(learns)
+
+
+def stream(denoiser: Denoiser, device: torch.device) -> None:
+    """Compute on a device with the model in main memory: a block comes while the last computes."""
+    denoiser.transformer.enable_group_offload(
+        onload_device=device,
+        offload_device=torch.device("cpu"),
+        offload_type="block_level",
+        num_blocks_per_group=1,
+        use_stream=device.type == "cuda",
+    )
+    for name, ids in list(denoiser.named_buffers(recurse=False)):
+        denoiser.register_buffer(name, ids.to(device), persistent=False)
 
 
 def encode(runner: TorchRunner, prompts: tuple[str, ...], words: int) -> torch.Tensor:

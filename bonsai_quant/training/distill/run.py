@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from bonsai_quant.conversion.provenance import KEY
+from bonsai_quant.core.errors import UsageError
 from bonsai_quant.core.memory import available
 from bonsai_quant.core.numbers import size
 from bonsai_quant.core.progress import Progress
@@ -46,6 +47,11 @@ def run(
     save_every: float, max_memory: int | None, progress: Progress,
 ) -> DistillationRecord | None:  # fmt: skip
     """Train, write OUT; -> its record, in the first process."""
+    if processes.size > 1 and job.settings.savings:
+        raise UsageError(
+            f"{', '.join(job.settings.savings)}: these savings are for one process",
+            hint="take them out of the recipe; torchrun divides the memory among processes",
+        )
     prompts = choose_prompts(job.pipeline, job.prompts, job.settings.prompts)
     _check_memory(job, processes, max_memory)
     purpose = {

@@ -13,9 +13,11 @@ from bonsai_quant.quantization.grid import round_kept
 from bonsai_quant.training.distributed import ProcessGroup, whole
 from bonsai_quant.training.settings import DistillationSettings
 
+from .adam_8bit import adam_8bit
 from .batches import Batch, Batches
 from .ema import EMA
 from .freeze import Freeze
+from .gradient_sums import GradientSums
 from .grid_linear import GridLinear, grid_linears
 
 MAX_GRADIENT_NORM = 1.0
@@ -31,8 +33,14 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.student, self.teacher, self.batches = student, teacher, batches
         self.settings, self.processes = settings, processes
-        self.ema = EMA(student, settings.average)
+        main = torch.device("cpu")
+        mean_apart = "mean-offloaded" in settings.savings
+        self.ema = EMA(student, settings.average, main if mean_apart else None)
         self.optimizer = _optimizer(student, settings)
+        self.sums: GradientSums | None = None
+        if {"gradients-offloaded", "bf16-latents"} & {*settings.savings}:
+            away = "gradients-offloaded" in settings.savings
+            self.sums = GradientSums(student, main if away else processes.device)
         self.freeze: Freeze | None = None
         self.step = 0
 
@@ -40,18 +48,27 @@ class Trainer:
         """Take one step; -> its loss: mean square error over the teacher's mean square."""
         if self.settings.freezes(self.step) and self.freeze is None:
             self.freeze = Freeze(self.student, self.ema)
+        self.optimizer.zero_grad()  # before the teacher needs room
         batch = self.batches.draw(self.step, self.teacher, self.student)
         for group in self.optimizer.param_groups:
             group["lr"] = group["full"] * self.settings.rate_share(self.step)
-        self.optimizer.zero_grad()
         loss = self._learn(batch)
-        torch.nn.utils.clip_grad_norm_(self.student.parameters(), MAX_GRADIENT_NORM)
-        self.optimizer.step()
+        self._apply()
         self.ema.update()
         if self.freeze is not None:
             self.freeze.hold()
         self.step += 1
         return self._checked(float(self.processes.mean(loss)))
+
+    def _apply(self) -> None:
+        if self.sums is None:
+            torch.nn.utils.clip_grad_norm_(self.student.parameters(), MAX_GRADIENT_NORM)
+            self.optimizer.step()
+            return
+        # By the step alone, as the batches: a run that goes on rounds as one that never stopped.
+        rng = torch.Generator(self.processes.device)
+        rng.manual_seed(self.batches.seed * 1_000_003 + self.step)
+        self.sums.apply(self.optimizer, MAX_GRADIENT_NORM, rng)
 
     def _checked(self, loss: float) -> float:
         if not math.isfinite(loss):
@@ -128,4 +145,8 @@ def _optimizer(student: nn.Module, settings: DistillationSettings) -> torch.opti
             "full": settings.kept_rate,
         },
     ]
-    return torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.95), weight_decay=0.0)
+    how: dict[str, Any] = {"lr": settings.rate, "betas": (0.9, 0.95), "weight_decay": 0.0}
+    if "8bit-moments" in settings.savings:
+        return adam_8bit(groups, **how)
+    # Not all weights at once, as a GPU would by itself: that needs as much again as they take.
+    return torch.optim.AdamW(groups, **how, foreach=False)

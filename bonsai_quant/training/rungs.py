@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bonsai_quant.conversion.plan import Plan, plan
 from bonsai_quant.conversion.settings import choose_recipe
-from bonsai_quant.core.errors import UsageError
+from bonsai_quant.core.errors import EnvironmentFault, UsageError
 from bonsai_quant.core.memory import available
 from bonsai_quant.core.numbers import duration, size
 from bonsai_quant.packs.pipeline import Pipeline
@@ -24,6 +24,7 @@ from .calibrate import cost
 from .calibrate.job import CalibrationJob
 from .compute import device_here
 from .distill.distill import open_teacher
+from .distill.fit import budget_here, fitted
 from .distill.job import DistillationJob
 from .distill.memory_need import needed
 from .recipe import Recovery
@@ -90,7 +91,9 @@ def choose_rungs(
     )  # fmt: skip
     spare = left - calibrated.seconds - tuned.seconds
     updates = max(LEAST_UPDATES, min(distillation.steps, int(spare / (distillation.batch * state))))
-    distillation = distillation.model_copy(update={"steps": updates})
+    distillation = _saving(
+        pipeline, work, distillation.model_copy(update={"steps": updates}), budget
+    )
     trained = Rung(
         "distill", updates * distillation.batch * state, _memory(pipeline, work, distillation),
         updates, kept_by(mode, "trained"),
@@ -101,9 +104,23 @@ def choose_rungs(
 
 def _memory(pipeline: Pipeline, work: Plan, settings: DistillationSettings) -> int:
     """What a training counts before it starts."""
-    nothing = RecipeRecord(name="", sha256="")
-    job = DistillationJob(pipeline, work, settings, None, 0, Path(), nothing)
+    job = _job(pipeline, work, settings)
     return sum(needed(job, 1, half=device_here().type == "cuda").values())
+
+
+def _saving(
+    pipeline: Pipeline, work: Plan, settings: DistillationSettings, memory: int
+) -> DistillationSettings:
+    """The settings with the savings of `distill --fit`; as they are where none is enough."""
+    try:
+        return fitted(_job(pipeline, work, settings), budget_here(memory, 1)).settings
+    except EnvironmentFault:
+        return settings
+
+
+def _job(pipeline: Pipeline, work: Plan, settings: DistillationSettings) -> DistillationJob:
+    nothing = RecipeRecord(name="", sha256="")
+    return DistillationJob(pipeline, work, settings, None, 0, Path(), nothing)
 
 
 def _fitting(rungs: Sequence[Rung], seconds: float, memory: int) -> tuple[Rung, ...]:

@@ -184,6 +184,11 @@ def test_rungs_are_taken_as_long_as_they_fit(mode, monkeypatch):
     assert "may be used" in little.rungs[0].problem  # the program itself is more than that
     assert little.rungs[1].problem == "the rung below it is missing"
     assert (little.recovery.recipe.solver, little.recovery.tuning) == ("exact", None)
+    # Without the program's own memory: a distillation that is too large is made to fit.
+    monkeypatch.setattr("bonsai_quant.training.rungs.cost.memory", lambda job, sizes: {"all": 1})
+    tight = choose_rungs("mini-klein", mode, hours=3, memory=long.rungs[2].memory * 9 // 10)
+    assert tight.recovery.distillation.savings == ("8bit-moments",)
+    assert tight.rungs[2].memory <= long.rungs[2].memory * 9 // 10
 
 
 def test_a_group_of_zeros_stays_one():

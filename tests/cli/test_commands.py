@@ -16,7 +16,7 @@ from tests.support import models
 
 COMMANDS = ("calibrate", "convert", "demo", "diff", "distill", "doctor", "export", "fold",
             "generate", "inspect", "plan", "publish", "pull", "recover", "report", "score",
-            "verify")  # fmt: skip
+            "tune", "verify")  # fmt: skip
 
 
 def test_every_command_is_a_function_of_the_package():

@@ -56,11 +56,10 @@ def convert(
     Each format is one folder in OUT: bonsai for exchange, mlx for Macs, gemlite for NVIDIA GPUs,
     unpacked, diffusers and sdnq for diffusers, gguf for stable-diffusion.cpp, onnx for
     onnxruntime and browsers. Rounding alone costs quality; `recover` wins most of it back.
+    With --solver gptq it calibrates first, and says what that takes.
 
     \b
     bonsai-quant convert mini-klein --mode ternary -o packs
-    # codes that keep what layers do: calibrates first, and says what that takes
-    bonsai-quant convert mini-klein --mode ternary --solver gptq -o packs-gptq
     # a fine-tune, with a LoRA merged at 0.8, for Macs only
     bonsai-quant convert my-finetune --mode binary --lora style.safetensors:0.8 -f mlx
     # the real model, from the Hub

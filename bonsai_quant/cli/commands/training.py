@@ -20,7 +20,6 @@ from bonsai_quant.quantization.solvers import CALIBRATED
 from bonsai_quant.training.calibrate import calibrate as run_calibrate
 from bonsai_quant.training.fold import fold as run_fold
 from bonsai_quant.training.recover import recover as run_recover
-from bonsai_quant.training.rungs import choose_rungs
 
 log = logging.getLogger(__name__)
 HOURS = 3.0
@@ -173,6 +172,8 @@ def recover(
     show = open_output(options)
     formats = formats or DEFAULT_FORMATS
     if options["recipe"] is None:
+        from bonsai_quant.training.rungs import choose_rungs  # which imports torch
+
         ladder = choose_rungs(source, mode or "", hours=hours or HOURS, memory=fit)
         options["recipe"] = ladder.recovery
         if dry_run:

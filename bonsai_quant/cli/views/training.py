@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bonsai_quant.conversion.calibration.record import CalibrationRecord, CodesRecord
 from bonsai_quant.core import numbers
 from bonsai_quant.core.numbers import duration
 from bonsai_quant.training.distill import Distilled
 from bonsai_quant.training.fold import Folded
-from bonsai_quant.training.rungs import Ladder
 from bonsai_quant.training.settings import DistillationSettings
 
 from .answer import Answer, Table
+
+if TYPE_CHECKING:
+    from bonsai_quant.training.rungs import Ladder
 
 
 def calibrated(out: Path, r: CalibrationRecord) -> Answer:
@@ -38,7 +40,7 @@ def rungs(ladder: Ladder) -> Answer:
     """What each rung costs and brings, and which are taken."""
     rows = [("rung", "time", "memory", "brought on mini-klein", "")]
     for r in ladder.rungs:
-        share = f"{r.kept.value:.1%}" if r.kept else "not measured"
+        share = numbers.percent(r.kept.value) if r.kept else "not measured"
         rows.append(
             (r.name, duration(r.seconds), numbers.size(r.memory), share, r.problem or "taken")
         )

@@ -23,9 +23,7 @@ from bonsai_quant.core.errors import BadInput, UsageError
 from bonsai_quant.core.recipe import Recipe
 from bonsai_quant.core.schema import GROUP, PackTensor, StoredTensor
 from bonsai_quant.quantization.bf16 import as_float32
-from bonsai_quant.quantization.dequantize import decoded
 from bonsai_quant.quantization.solvers import Solved
-from bonsai_quant.quantization.solvers.measure import measured
 from bonsai_quant.storage.tensors import read, read_rows
 
 from .record import CODES, CodesRecord
@@ -106,6 +104,9 @@ class CodesGuide:
 
     def solve(self, weight: np.ndarray, at: int) -> Solved:
         """See `Guide.solve`."""
+        from bonsai_quant.quantization.dequantize import decoded  # which imports numba
+        from bonsai_quant.quantization.solvers.measure import measured
+
         linear, stop = self.layer.linear, at + len(weight)
         codes = self.codes.rows(linear, "codes", at, stop)
         scales = self.codes.rows(linear, "scales", at, stop)
